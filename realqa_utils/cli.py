@@ -1,0 +1,111 @@
+"""The command `realqa`.
+
+realqa reproduce [--profile P] [--only 05,06] [--set key=value ...]
+realqa notebooks refresh [--only 05,06]
+realqa pretrain ...    rebuild the shipped mini backbone
+realqa benchmark ...   training speed against the plain way
+realqa readme          the numbers in README.md, from figures/
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+
+from realqa_utils import __version__
+from realqa_utils.profiles import PROFILES
+
+#: Commands with options of their own, and the module whose `main` takes them.
+FORWARDED = {"pretrain": "pretraining", "benchmark": "benchmark", "readme": "readme"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 is success, 1 a notebook that failed; 2 is bad input, told in one line on stderr.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in FORWARDED:
+            module = importlib.import_module(f"realqa_utils.{FORWARDED[arguments[0]]}")
+            return module.main(arguments[1:]) or 0
+        options = _parser().parse_args(arguments)
+        return options.command(options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"realqa: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("realqa: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="realqa", description="Reproduce RealQA.")
+    parser.add_argument("--version", action="version", version=f"realqa {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    reproduce = commands.add_parser("reproduce", help="run the notebooks on a profile")
+    reproduce.add_argument(
+        "--profile", default="mini", metavar="P", help=f"{', '.join(PROFILES)} (default: mini)"
+    )
+    _add_only(reproduce)
+    reproduce.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=_setting,
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="parameters of the notebooks, e.g. --set seed=3",
+    )
+    reproduce.set_defaults(command=_reproduce)
+
+    notebooks = commands.add_parser("notebooks", help="keep the committed notebooks fresh")
+    notebooks.add_argument("action", choices=["refresh"], help="execute on mini and write back")
+    _add_only(notebooks)
+    notebooks.set_defaults(command=_refresh)
+
+    commands.add_parser("pretrain", help="rebuild the shipped mini backbone", add_help=False)
+    commands.add_parser("benchmark", help="training speed against the plain way", add_help=False)
+    commands.add_parser("readme", help="renew the numbers in README.md", add_help=False)
+    return parser
+
+
+def _add_only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only",
+        type=lambda text: [item.strip() for item in text.split(",") if item.strip()],
+        metavar="05,06",
+        help="these notebooks only, by number or name",
+    )
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """`key=value` as (key, value): a Python literal where it reads as one, else text."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from realqa_utils import notebooks  # imports cost a second: after the options are known good
+
+    return notebooks.reproduce(options.profile, options.only, dict(options.settings))
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from realqa_utils import notebooks
+
+    return notebooks.refresh(options.only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What the paper claims, and how a measurement decides about a claim.
+
+A profile other than `paper` cannot reproduce a *number* of the paper, only the direction of a
+claim: each claim is stated so that a positive difference supports it.
+"""
+
+from __future__ import annotations
+
+CLAIMS: dict[str, str] = {
+    "T1-stage1-beats-zero-shot": (
+        "Fine-tuning on attributes (stage 1) raises the mean attribute SRCC over zero-shot"
+    ),
+    "T2-mixed-granularity-best": (
+        "Training on questions of all granularities beats the best single granularity"
+    ),
+    "T3-sorting-separates-models": (
+        "Models of similar size differ in sorting numbers, and the better sorter scores better"
+    ),
+    "T4-two-extra-digits": "Two extra significant digits (M = 3) beat the integer (M = 1)",
+    "F5-ncm-falls": "NCM falls during training",
+    "F5-ncmstar-falls": "NCM*, which leaves the true digit out, falls during training as well",
+    "S46-next-token-vs-regression": (
+        "Scores written as digit tokens are better than those of a regression head"
+    ),
+    "F2-attributes-track-mos": "The mean MOS rises with the fine-grained attributes",
+    "S47-cot-beats-direct": (
+        "Chain of thought over self-labelled attributes beats asking for the score directly"
+    ),
+    "S47-cross-domain": "With chain of thought the model is better on sets that it never saw",
+    "S47-video-zero-shot": "Trained on images only, the model orders videos by quality",
+}
+
+VERDICTS = ("holds", "fails", "undecided")
+
+
+def verdict(low: float, high: float) -> str:
+    """What the interval [`low`, `high`] of the difference that a claim is about says of it.
+
+    >>> verdict(0.02, 0.11), verdict(-0.2, -0.1), verdict(-0.01, 0.05)
+    ('holds', 'fails', 'undecided')
+
+    An interval that could not be computed (NaN) decides nothing.
+
+    >>> verdict(float("nan"), float("nan"))
+    'undecided'
+    """
+    if low > 0:
+        return "holds"
+    return "fails" if high < 0 else "undecided"

@@ -1,0 +1,36 @@
+"""Many small jobs on the cores there are: processes of one thread each, through joblib.
+
+For models this small, several processes of one thread do far more than one process of several
+threads; and what a job computes does not depend on how many cores there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from joblib import Parallel, delayed, parallel_config
+from tqdm import tqdm
+
+
+def cores() -> int:
+    """Processor cores that this process may use (a container may have fewer than the machine)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_all(
+    job: Callable, tasks: Sequence, workers: int | None = None, title: str = "", batch="auto"
+) -> list:
+    """`job(task)` for every task, results in the order of `tasks`.
+
+    A title shows a progress bar with the time left. Few tasks run in this process.
+    """
+    workers = max(1, min(workers or cores(), len(tasks)))
+    show = {"desc": title, "total": len(tasks), "disable": not title, "mininterval": 1}
+    if workers == 1:
+        return [job(task) for task in tqdm(tasks, **show)]
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        run = Parallel(n_jobs=workers, return_as="generator", batch_size=batch)
+        return list(tqdm(run(delayed(job)(task) for task in tasks), **show))

@@ -1,0 +1,158 @@
+"""Every figure. Functions take tidy tables and give a matplotlib Figure; none writes a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from PIL import Image
+
+from realqa_utils import taxonomy
+
+INK, MUTED, ACCENT, SECOND, THIRD = "#1f2933", "#9aa5b1", "#d1495b", "#00798c", "#edae49"
+MODELS = {"greedy": ACCENT, "expected": SECOND, "rounding alone": MUTED}
+
+
+def use_style() -> None:
+    """One look for all figures; call it once at the top of a notebook."""
+    sns.set_theme(style="whitegrid", context="notebook")
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "axes.edgecolor": MUTED,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titleweight": "bold",
+            "axes.titlesize": 12,
+            "axes.titlelocation": "left",
+            "grid.color": "#e4e7eb",
+            "text.color": INK,
+            "axes.labelcolor": INK,
+        }
+    )
+
+
+def photo_with_scores(image: Image.Image, reading, truth: float | None = None) -> Figure:
+    """A photograph beside the distribution over all its scores.
+
+    `reading` is a `scoring.Reading`; `truth`, if known, is on the 0..10 scale.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), width_ratios=(1, 2.2))
+    left.imshow(image)
+    left.axis("off")
+    edges = np.arange(0, 10.01, 0.1)
+    height, _ = np.histogram(reading.values, edges, weights=reading.probabilities)
+    right.bar(edges[:-1], height, width=0.1, align="edge", color=SECOND, alpha=0.85, linewidth=0)
+    mean, sd = reading.expected, reading.sd
+    right.axvline(mean, color=INK, lw=1.6, label=f"mean {mean:.2f} ± {sd:.2f}")
+    right.axvline(float(reading.text), color=ACCENT, lw=1.6, label=f"greedy digits {reading.text}")
+    if truth is not None:
+        right.axvline(truth, color=THIRD, lw=2.2, ls="--", label=f"raters' mean {truth:.2f}")
+    right.set(xlim=(0, 10), xlabel="score", ylabel="probability per 0.1")
+    right.set_xticks(range(11))
+    right.legend(frameon=False, loc="upper left")
+    right.set_title("What the model says of this photograph")
+    figure.tight_layout()
+    return figure
+
+
+def first_digits(reading) -> Figure:
+    """The digit tree of one photograph: probability of the first digit, and of the second."""
+    grid = np.zeros((10, 10))
+    for value, chance in zip(reading.values, reading.probabilities, strict=True):
+        tenths = min(int(value * 10 + 1e-6), 99)
+        grid[tenths // 10, tenths % 10] += chance
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), width_ratios=(1, 1.3))
+    axes[0].bar(range(10), grid.sum(1), color=SECOND)
+    axes[0].set(xlabel="first digit", ylabel="probability", xticks=range(10))
+    axes[0].set_title("The units")
+    sns.heatmap(grid, ax=axes[1], cmap="mako_r", cbar_kws={"label": "probability"})
+    axes[1].set(xlabel="second digit", ylabel="first digit")
+    axes[1].set_title("The units and the tenths")
+    figure.tight_layout()
+    return figure
+
+
+def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Figure:
+    """Photographs in rows of `columns`, a short caption under each."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.55 * columns, 1.8 * rows))
+    for axis in np.atleast_1d(axes).flat:
+        axis.axis("off")
+    for axis, image, caption in zip(np.atleast_1d(axes).flat, images, captions, strict=False):
+        axis.imshow(image)
+        axis.set_title(caption, fontsize=8, weight="normal", loc="center", pad=3)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def tier_sheet(rows: dict[str, Sequence[Image.Image]]) -> Figure:
+    """One attribute a row, one tier a column: the same scene with only that attribute changed."""
+    columns = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, 1.95 * len(rows)))
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        attribute = taxonomy.BY_NAME[name]
+        for axis in line:
+            axis.axis("off")
+        for axis, image, tier in zip(line, images, attribute.tiers, strict=False):
+            axis.imshow(image)
+            words = tier.words.split(" (")[0]
+            axis.set_title(f"{words} [{tier.code}]", fontsize=8, weight="normal", loc="center")
+        line[0].text(
+            -0.08, 0.5, attribute.title, transform=line[0].transAxes, rotation=90,
+            ha="right", va="center", fontsize=9, weight="bold",
+        )  # fmt: skip
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def digit_count(table: pd.DataFrame, metric: str = "srcc") -> Figure:
+    """Table 4 as curves: `metric` against M per data set, greedy and expected, with the ceiling.
+
+    `table` has the columns dataset, model, digits, metric, estimate, low, high.
+    """
+    table = table[table["metric"] == metric]
+    names = list(dict.fromkeys(table["dataset"]))
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(4.8 * len(names), 3.9), sharex=True, squeeze=False
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        part = table[(table["dataset"] == name) & table["digits"].notna()]
+        for (model, rows), shift in zip(part.groupby("model"), (-0.06, 0.06, 0.0), strict=False):
+            _curve(axis, rows.sort_values("digits"), model, shift)
+        for row in table[(table["dataset"] == name) & table["digits"].isna()].itertuples():
+            axis.axhline(row.estimate, color=THIRD, lw=1.4, ls=":", label=row.model)
+        axis.set(xlabel="digits M", ylabel=metric.upper(), xticks=sorted(part["digits"].unique()))
+        axis.set_title(name)
+    handles = {h.get_label(): h for a in axes[0] for h in a.get_legend_handles_labels()[0]}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5,
+                  frameon=False)  # fmt: skip
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    return figure
+
+
+def _curve(axis, rows: pd.DataFrame, model: str, shift: float) -> None:
+    colour = MODELS.get(model, INK)
+    x, y = rows["digits"] + shift, rows["estimate"]
+    if model == "rounding alone":
+        axis.plot(rows["digits"], y, color=colour, lw=1.6, ls="--", marker="_", label=model)
+        return
+    error = np.abs(rows[["low", "high"]].to_numpy().T - y.to_numpy())
+    axis.errorbar(x, y, error, color=colour, lw=1.8, marker="o", ms=5, capsize=3, label=model)
+
+
+def agreement(frames: dict[str, pd.DataFrame], column: str = "expected") -> Figure:
+    """Predicted against rated scores, 0..10, one panel a data set; columns target and `column`."""
+    figure, axes = plt.subplots(1, len(frames), figsize=(4.2 * len(frames), 4), squeeze=False)
+    for axis, (name, frame) in zip(axes[0], frames.items(), strict=True):
+        axis.plot([0, 10], [0, 10], color=MUTED, lw=1)
+        axis.scatter(frame["target"], frame[column], s=12, alpha=0.5, color=SECOND, linewidth=0)
+        axis.set(xlim=(0, 10), ylim=(0, 10), xlabel="raters' mean", ylabel=f"model, {column}")
+        axis.set_aspect("equal")
+        axis.set_title(name)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,151 @@
+"""Profiles: one word decides the size of everything.
+
+    smoke   mini backbone, mini world   plumbing only, seconds a notebook; never a claim
+    mini    mini backbone, mini world   the default: any laptop, all notebooks in minutes
+    photos  mini backbone, real photos  a laptop, within an hour; needs REALQA_DATA
+    gpu24   Qwen2-VL-2B, 4-bit LoRA     the paper's sets on one 24 GB GPU
+    paper   Qwen2-VL-7B, LoRA, bf16     the paper's sets, 1 x 80 GB or 4 x 48 GB
+
+Results of different profiles never share a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+
+from realqa_utils.recipes import Recipe
+from realqa_utils.views import View
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The size of one reproduction. Raises ValueError for a value out of range."""
+
+    name: str
+    description: str
+    model: str  # "mini", or the hub id of a Qwen2-VL
+    train_images: int  # per set; 0: all of the set's training split
+    test_images: int  # per set; 0: all of the set's test split
+    recipe: Recipe  # of one training; notebooks vary single fields of it
+    seeds: tuple[int, ...]  # one training each; intervals are pooled over them
+    resamples: int  # bootstrap resamples of the test images
+    view: View = View()  # which pixels of a photograph are looked at
+    data: str = "mini"  # "mini": generated; "real": the folder REALQA_DATA
+    workers: int | None = None  # processes that prepare images; None: one per CPU
+
+    def __post_init__(self) -> None:
+        for key, least in (("train_images", 0), ("test_images", 0), ("resamples", 1)):
+            _at_least(self, key, least)
+        if self.data not in ("mini", "real"):
+            raise ValueError(f"profile {self.name}: data is 'mini' or 'real', not {self.data!r}")
+        if not (isinstance(self.seeds, tuple) and self.seeds):
+            raise ValueError(f"profile {self.name}: seeds is a tuple of integers: {self.seeds!r}")
+
+
+def _at_least(profile: Profile, key: str, least: int) -> None:
+    value = getattr(profile, key)
+    if not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"profile {profile.name}: {key} is an integer of at least {least}, not {value!r}"
+        )
+
+
+# The tower is frozen on `mini`, so its output is computed once and a training takes seconds.
+_MINI = Recipe(
+    steps=200, learning_rate=2e-3, vision="frozen", rank=32, alpha=64, dropout=0.0, batch_size=32
+)
+_PHOTOS = Recipe(
+    steps=600, learning_rate=5e-4, language="full", vision="full", weight_decay=0.05,
+    opinion_spread=0.8, expectation_weight=0.1,
+)  # fmt: skip
+# Batch 64 and the adapter are the paper's; 330 steps are its two epochs of KonIQ-10k.
+_PAPER = Recipe(steps=330, learning_rate=1e-4, batch_size=64, accumulation=16, dropout=0.15)
+
+_ALL = (
+    Profile(
+        name="smoke",
+        description="a few steps on tens of generated images: proves plumbing, never a claim",
+        model="mini",
+        train_images=48,
+        test_images=24,
+        recipe=replace(_MINI, steps=4, batch_size=8),
+        seeds=(0,),
+        resamples=100,
+    ),
+    Profile(
+        name="mini",
+        description="the shipped mini backbone on the generated mini world: any laptop",
+        model="mini",
+        train_images=2000,
+        test_images=500,
+        recipe=_MINI,
+        seeds=(0, 1, 2),
+        resamples=1000,
+    ),
+    Profile(
+        name="photos",
+        description="the same backbone on photographs you have, in the folder REALQA_DATA",
+        model="mini",
+        train_images=0,
+        test_images=0,
+        recipe=_PHOTOS,
+        view=View(size=112, short=160, grid=2, random=True),
+        seeds=(0, 1, 2, 3, 4),
+        resamples=1000,
+        data="real",
+    ),
+    # Not yet complete: no run of either has been recorded.
+    Profile(
+        name="gpu24",
+        description="not yet complete: Qwen2-VL-2B, 4-bit LoRA, the paper's sets, one 24 GB GPU",
+        model="Qwen/Qwen2-VL-2B-Instruct",
+        train_images=0,
+        test_images=0,
+        recipe=_PAPER,
+        seeds=(0,),
+        resamples=1000,
+        data="real",
+    ),
+    Profile(
+        name="paper",
+        description="not yet complete: Qwen2-VL-7B, LoRA r = 128, bf16, the paper's sets and size",
+        model="Qwen/Qwen2-VL-7B-Instruct",
+        train_images=0,
+        test_images=0,
+        recipe=_PAPER,
+        seeds=(0,),
+        resamples=1000,
+        data="real",
+    ),
+)
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ALL}
+
+
+def get_profile(name: str, /, **overrides: object) -> Profile:
+    """The profile called `name`, with single fields replaced by `overrides`.
+
+    Raises ValueError for an unknown name or key, naming the nearest right one.
+
+    >>> get_profile("mini", seeds=(7,)).seeds
+    (7,)
+    >>> get_profile("mimi")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: unknown profile 'mimi': did you mean 'mini'? There are smoke, mini, ...
+    """
+    if name not in PROFILES:
+        raise ValueError(unknown("profile", name, PROFILES))
+    keys = [field.name for field in fields(Profile) if field.name != "name"]
+    for key in overrides:
+        if key not in keys:
+            raise ValueError(unknown("profile key", key, keys))
+    return replace(PROFILES[name], **overrides)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a `name` that is none of `known`: the nearest right one, and all of them."""
+    names = [str(item) for item in known]
+    near = get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}: {hint}There are {', '.join(names) or 'none'}"

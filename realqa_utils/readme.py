@@ -1,0 +1,97 @@
+"""The generated part of README.md: every number in it is read from `figures/`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from realqa_utils import backbone, results
+
+BEGIN, END = "<!-- generated: realqa readme -->", "<!-- end of generated part -->"
+
+
+def render() -> str:
+    """Markdown of the claims, the tables and the speeds that have been recorded."""
+    figures = results.home() / "figures"
+    parts = [_digit_count(figures / profile, profile) for profile in ("mini", "photos")]
+    parts += [_captions(), _speed(figures / "mini" / "training_speed.csv")]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _digit_count(folder: Path, profile: str) -> str:
+    path = folder / "05_digit_count.csv"
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path)
+    table = table[table["metric"] == "srcc"]
+    record = json.loads(path.with_suffix(".json").read_text())
+    head = f"**Notebook 05 on `{profile}`**: SRCC [95 % interval] on held-out photographs. "
+    head += f"{record['n_parsed']} of {record['n']} free-running answers could be read. "
+    head += f"Interval: {record['interval']}."
+    rows = ["| set | read as | M | SRCC | ceiling of rounding |", "|---|---|---|---|---|"]
+    ceiling = table[table["model"] == "rounding alone"].set_index(["dataset", "digits"])["estimate"]
+    for row in table[table["model"] != "rounding alone"].itertuples():
+        limit = ceiling.get((row.dataset, row.digits))
+        digits = "" if pd.isna(row.digits) else f"{row.digits:.0f}"
+        rows.append(
+            f"| {row.dataset} | {row.model} | {digits} | "
+            f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}] | "
+            f"{'' if limit is None else f'{limit:.3f}'} |"
+        )
+    return f"{head}\n\n" + "\n".join(rows) + "\n\n" + _verdicts(folder)
+
+
+def _verdicts(folder: Path) -> str:
+    table = pd.read_csv(folder / "05_digit_count_verdicts.csv")
+    lines = ["Claim *M = 3 beats M = 1*, paired difference of SRCC:", ""]
+    for row in table.itertuples():
+        lines.append(
+            f"- {row.dataset}, {row.model}: **{row.verdict}** "
+            f"({row.estimate:+.3f}, {row.low:+.3f} to {row.high:+.3f})"
+        )
+    return "\n".join(lines)
+
+
+def _captions() -> str:
+    record = json.loads((backbone.MINI_FOLDER / "record.json").read_text())
+    rows = ["| attribute | accuracy | most frequent answer |", "|---|---|---|"]
+    for row in record["caption_accuracy"]:
+        rows.append(f"| {row['attribute']} | {row['accuracy']:.2f} | {row['chance']:.2f} |")
+    head = (
+        f"**The shipped mini backbone**: free-running captions of {record['held_out_scenes']} "
+        "generated scenes that it never saw."
+    )
+    return f"{head}\n\n" + "\n".join(rows)
+
+
+def _speed(path: Path) -> str:
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path).pivot(index="model", columns="metric", values="estimate")
+    cpus = json.loads(path.with_suffix(".json").read_text())["cpus"]
+    rows = ["| trained part | ours, samples/s | plain, samples/s | ratio |", "|---|---|---|---|"]
+    for model, row in table.iterrows():
+        rows.append(
+            f"| {model} | {row['samples/s']:.0f} | {row['plain samples/s']:.0f} | "
+            f"{row['ratio']:.1f} |"
+        )
+    head = f"**Training speed** on {cpus} CPU cores against a plain `Trainer`, both in one run"
+    return f"{head} (`realqa benchmark`).\n\n" + "\n".join(rows)
+
+
+def updated(text: str) -> str:
+    """README text with its generated part made anew. Raises ValueError without the two marks."""
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"README.md: the marks {BEGIN!r} and {END!r} are missing")
+    before, rest = text.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n\n{render()}\n\n{END}{rest.split(END, 1)[1]}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("realqa readme", description=__doc__)
+    parser.parse_args(arguments)
+    path = results.home() / "README.md"
+    results.write_text(path, updated(path.read_text()))

@@ -1,0 +1,75 @@
+"""The command line: what it passes on, and how it refuses."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from realqa_utils import cli, notebooks
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the commands were called with, instead of calling them."""
+    seen = []
+    monkeypatch.setattr(notebooks, "reproduce", lambda *given: seen.append(given) or 1)
+    monkeypatch.setattr(notebooks, "refresh", lambda *given: seen.append(given) or 0)
+    pretraining = types.ModuleType("realqa_utils.pretraining")
+    pretraining.main = lambda given: seen.append(given)
+    monkeypatch.setitem(sys.modules, "realqa_utils.pretraining", pretraining)
+    monkeypatch.setattr("realqa_utils.pretraining", pretraining, raising=False)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "call"),
+    [
+        ("reproduce", 1, ("mini", None, {})),
+        ("reproduce --profile photos --only 05,06", 1, ("photos", ["05", "06"], {})),
+        ("reproduce --set seed=3 rate=1e-3 --set name=a=b", 1,
+         ("mini", None, {"seed": 3, "rate": 0.001, "name": "a=b"})),
+        ("notebooks refresh --only 5", 0, (["5"],)),
+        ("pretrain --steps 3 --help", 0, ["--steps", "3", "--help"]),
+    ],
+)  # fmt: skip
+def test_commands_pass_on_what_was_asked(calls, arguments, code, call):
+    assert cli.main(arguments.split()) == code
+    assert calls == [call]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("reproduce --profile mimi", "unknown profile 'mimi': did you mean 'mini'? There are"),
+        ("reproduce --only 99", "unknown notebook '99'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_ok.ipynb").write_text(
+        '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    )
+    monkeypatch.setattr("realqa_utils.results.home", lambda: tmp_path)
+    assert cli.main(arguments.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"realqa: {message}")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "required: COMMAND"),
+        ("reproduse", "invalid choice"),
+        ("reproduce --set seed", "'seed' is not KEY=VALUE"),
+        ("notebooks burn", "invalid choice"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

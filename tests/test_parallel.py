@@ -1,0 +1,63 @@
+"""Jobs on several processes: the same results, in order, one thread each."""
+
+from __future__ import annotations
+
+import operator
+import os
+
+import pytest
+
+from realqa_utils.parallel import cores, run_all
+
+
+def test_cores_are_those_this_process_may_use():
+    assert 1 <= cores() <= os.cpu_count()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity here")
+def test_cores_follow_the_affinity():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_the_order_of_the_tasks(workers):
+    assert run_all(operator.neg, range(50), workers) == [-i for i in range(50)]
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2])
+def test_no_tasks_no_results(workers):
+    assert run_all(operator.neg, [], workers) == []
+
+
+def test_one_worker_or_one_task_stays_in_this_process():
+    here = os.getpid()
+    assert run_all(lambda _: os.getpid(), range(3), 1) == [here] * 3
+    assert run_all(lambda _: os.getpid(), [0], 8) == [here]
+
+
+def test_two_workers_are_other_processes_of_one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")  # what the user asked for is for this process
+    found = run_all(lambda _: (os.getpid(), os.environ.get("OMP_NUM_THREADS")), range(4), 2)
+    assert os.getpid() not in {pid for pid, _ in found}
+    assert {threads for _, threads in found} == {"1"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_job_comes_through(workers):
+    with pytest.raises(ZeroDivisionError):
+        run_all(lambda n: 1 // n, [1, 1, 0, 1], workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_title_shows_progress_and_none_shows_nothing(workers, capfd):
+    run_all(operator.neg, range(3), workers)
+    assert capfd.readouterr() == ("", "")
+    run_all(operator.neg, range(3), workers, "turning signs")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "turning signs" in err and "3/3" in err

@@ -1,0 +1,421 @@
+"""Fine-tuning: a step against the library's own path, repeatability, resuming, overfitting."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import shutil
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, TrainerCallback
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from realqa_utils import adapters, scoring, training, vision
+from realqa_utils.backbone import Backbone, mini_config
+from realqa_utils.conversations import DIRECT
+from realqa_utils.datasets.table import make_table
+from realqa_utils.recipes import Recipe
+from realqa_utils.scores import Scale, digits_of, parse_score, quantise
+from realqa_utils.training import Collator, ScoreDataset, ScoreTrainer, arguments, train
+from realqa_utils.views import View
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+# Two have equally many patches; the answer to the largest begins after that to the smallest ends.
+MIXED = [(112, 28), (28, 112), (168, 168), (28, 28)]
+BASE = Recipe(steps=2, seed=3, batch_size=4, learning_rate=1e-3, rank=4, alpha=8, dropout=0.0)
+
+
+@pytest.fixture
+def tiny(tiny_tokenizer):
+    """Backbones of equal random weights, one layer on either side, for photographs of any size."""
+    config = mini_config(tiny_tokenizer).to_dict()
+    config["text_config"] |= {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    config["vision_config"] |= {"depth": 1}
+    config = Qwen2VLConfig(**config)
+    size = {"shortest_edge": 28 * 28, "longest_edge": 168 * 168}
+
+    def build() -> Backbone:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = vision.batch_vision(Qwen2VLForConditionalGeneration(config))
+        model.generation_config.eos_token_id = tiny_tokenizer.eos_token_id
+        model.generation_config.pad_token_id = tiny_tokenizer.pad_token_id
+        return Backbone(model, tiny_tokenizer, Qwen2VLImageProcessorPil(size=size))
+
+    return build
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collection():
+    """`Trainer` collects garbage in every run; spare it what was there before the first."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def write_table(folder, sizes, mos=None, scale=Scale(0, 10)):  # noqa: B008
+    """Photographs of coloured noise, each (width, height)."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, (width, height) in enumerate(sizes):
+        colour = rng.integers(0, 200, 3)
+        pixels = colour + rng.integers(0, 56, (height, width, 3))
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        rows.append({"id": str(number), "path": str(path), "mos": rng.uniform(0, 10)})
+    frame = pd.DataFrame(rows)
+    if mos is not None:
+        frame["mos"] = mos
+    return make_table("tiny", scale, frame, source="tiny")
+
+
+@pytest.fixture(scope="module")
+def equal(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("equal"), [(56, 56)] * 16)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("mixed"), MIXED)
+
+
+def trainer(backbone, table, recipe, tmp_path, view=View()) -> ScoreTrainer:  # noqa: B008
+    data = ScoreDataset(table, view)
+    return ScoreTrainer(
+        model=backbone.model,
+        args=arguments(recipe, tmp_path, 0, False),
+        train_dataset=data,
+        data_collator=Collator(backbone, data, recipe),
+        recipe=recipe,
+        digit_ids=backbone.digit_ids,
+    )
+
+
+def state(backbone: Backbone) -> dict[str, torch.Tensor]:
+    return {k: v.detach().clone() for k, v in backbone.model.state_dict().items()}
+
+
+def assert_equal(one: dict, other: dict, atol: float = 0.0) -> None:
+    torch.testing.assert_close(one, other, atol=atol, rtol=0)
+
+
+def difference(one: dict, other: dict) -> float:
+    return max(float((one[k] - other[k]).abs().max()) for k in one)
+
+
+# --- one step ----------------------------------------------------------------------------------
+
+
+def library_inputs(backbone: Backbone, table, digits: int):
+    """Rendered and padded conversations, built without `encoding`; labels on the answers."""
+    tokenizer, processor = backbone.tokenizer, backbone.image_processor
+    images = [Image.open(path) for path in table.frame["path"]]
+    seen = processor(images, return_tensors="pt")
+    texts, prompts = [], []
+    for target, grid in zip(table.targets, seen["image_grid_thw"], strict=True):
+        content = [{"type": "image"}, {"type": "text", "text": DIRECT.question}]
+        messages = [{"role": "user", "content": content}]
+        answer = f"The score of this image is {quantise(target, digits):.{digits - 1}f}."
+        rendered = [
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True),
+            tokenizer.apply_chat_template(
+                [*messages, {"role": "assistant", "content": answer}], tokenize=False
+            ).removesuffix("\n"),
+        ]
+        pads = "<|image_pad|>" * int(grid.prod() // 4)
+        prompt, whole = (text.replace("<|image_pad|>", pads) for text in rendered)
+        assert whole.startswith(prompt)
+        prompts.append(len(tokenizer(prompt).input_ids))
+        texts.append(whole)
+    inputs = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    for row, length in enumerate(prompts):
+        labels[row, :length] = -100
+    kinds = (inputs["input_ids"] == tokenizer.convert_tokens_to_ids("<|image_pad|>")).long()
+    return {**inputs, **seen, "mm_token_type_ids": kinds, "labels": labels}
+
+
+def library_loss(backbone: Backbone, table, recipe: Recipe) -> torch.Tensor:
+    """Loss of a whole table from the library's logits, position by position in float64."""
+    inputs = library_inputs(backbone, table, recipe.digits)
+    out = vision.unbatch_vision(backbone.model)(**inputs)
+    if not (recipe.opinion_spread or recipe.expectation_weight):
+        return out.loss
+    chances, ids = out.logits.double().log_softmax(-1), torch.tensor(backbone.digit_ids)
+    labels, total, squares = inputs["labels"], 0.0, []
+    soft = training.losses.opinion_digits(table.targets, recipe.opinion_spread or 1, recipe.digits)
+    for row, target in enumerate(table.targets):
+        level, expected = 0, 0.0
+        for column in range(1, labels.shape[1]):
+            if (label := labels[row, column]) == -100:
+                continue
+            before = chances[row, column - 1]
+            if label in ids:
+                share = before[ids].softmax(-1)
+                expected = expected + (share @ torch.arange(10.0).double()) / 10**level
+                if recipe.opinion_spread:
+                    total = total - soft[row, level].double() @ before[ids]
+                else:
+                    total = total - before[label]
+                level += 1
+            else:
+                total = total - before[label]
+        assert level == recipe.digits
+        squares.append((expected - target) ** 2)
+    error = recipe.expectation_weight * sum(squares) / len(squares)
+    return (total / (labels != -100).sum() + error).float()
+
+
+LOSSES = {
+    "plain": BASE,
+    "one digit": replace(BASE, digits=1),
+    "soft": replace(BASE, opinion_spread=0.7),
+    "squared": replace(BASE, expectation_weight=0.3),
+    "all": replace(BASE, opinion_spread=0.7, expectation_weight=0.3, digits=4),
+}
+
+
+@pytest.mark.parametrize("sizes", ["equal", "mixed"])
+@pytest.mark.parametrize("recipe", LOSSES.values(), ids=list(LOSSES))
+def test_step_equals_the_library(tiny, recipe, sizes, request, tmp_path):
+    """Loss and gradients; on the other side are the library's inputs, positions and vision code."""
+    table = request.getfixturevalue(sizes).subset(["0", "1", "2", "3"])
+    recipe = replace(recipe, language="full", vision="full")
+    backbone, library = tiny(), tiny()
+    expected = library_loss(library, table, recipe)
+    expected.backward()
+    ours = trainer(backbone, table, recipe, tmp_path)
+    loss = ours.compute_loss(backbone.model, ours.data_collator(range(4)))
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    ours, theirs = (
+        {name: parameter.grad for name, parameter in b.model.named_parameters()}
+        for b in (backbone, library)
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sizes", ["equal", "mixed"])
+def test_cached_tokens_of_a_frozen_tower(tiny, sizes, request, tmp_path):
+    table = request.getfixturevalue(sizes)
+    recipe = replace(BASE, vision="frozen", opinion_spread=0.5, expectation_weight=0.2)
+    backbone = adapters.prepare(tiny(), vision="frozen", rank=4, alpha=8, dropout=0)
+    ours = trainer(backbone, table, recipe, tmp_path)
+    cached = ours.data_collator
+    uncached = copy.copy(cached)
+    uncached.tokens = None
+    for rows in ([0, 1, 2, 3], [3, 1]):
+        inputs = cached(rows), uncached(rows)
+        assert ["pixel_values" in batch for batch in inputs] == [False, True]
+        losses = [ours.compute_loss(ours.model, batch) for batch in inputs]
+        torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+
+
+def test_random_windows_are_not_cached(tiny, equal):
+    recipe = replace(BASE, vision="frozen")
+    for random in (False, True):
+        data = ScoreDataset(equal, View(size=28, short=56, random=random))
+        assert ("pixel_values" in Collator(tiny(), data, recipe)([0])) == random
+
+
+def test_soft_digits_follow_the_written_ones(tiny, tmp_path):
+    """4.995 is written 5.00; as a float32 it is 4.99499989, which begins with 4."""
+    table = write_table(tmp_path, [(56, 56)], mos=[4.995])
+    batch = Collator(tiny(), ScoreDataset(table, View()), BASE)([0])
+    soft = training.losses.opinion_digits(batch["targets"], 0.02, 3)
+    assert soft[0].argmax(-1).tolist()[1:] == [0, 0]  # after 5 the next are 0 0; after 4, 9 9
+
+
+def test_labels_are_the_answer_and_its_end(tiny, mixed):
+    backbone = tiny()
+    batch = Collator(backbone, ScoreDataset(mixed, View()), BASE)(range(4))
+    for row, target in enumerate(mixed.targets):
+        labels = batch["labels"][row]
+        said = backbone.tokenizer.decode(labels[labels != -100])
+        assert said == f"The score of this image is {quantise(target, 3):.2f}.<|im_end|>"
+        digits = batch["input_ids"][row, batch["digit_places"][row]]
+        assert digits.tolist() == [backbone.digit_ids[d] for d in digits_of(target, 3)]
+
+
+# --- whole runs --------------------------------------------------------------------------------
+
+
+class Watch(TrainerCallback):
+    """Notes the steps and the logged losses; with `end`, raises before that optimiser step."""
+
+    def __init__(self, end: int = -1):
+        self.end, self.begun, self.losses = end, [], []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.end:
+            raise KeyboardInterrupt
+        self.begun.append(state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.losses += [logs[key] for key in ("loss", "train_loss") if key in logs]
+
+
+def run(backbone, table, recipe, out, view=View(), **more) -> dict[str, torch.Tensor]:  # noqa: B008
+    return state(train(backbone, table, recipe, view, out, **more))
+
+
+def test_same_seed_same_weights(tiny, equal, tmp_path):
+    """Whatever the state of the global generators."""
+    weights = []
+    for noise, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(noise)
+        np.random.seed(noise)
+        weights.append(run(tiny(), equal, replace(BASE, seed=seed, dropout=0.1), tmp_path))
+    assert_equal(weights[0], weights[1])
+    assert difference(weights[0], weights[2]) > 1e-4
+
+
+@pytest.mark.parametrize("terms", ["plain", "soft", "squared"])
+def test_accumulation(tiny, equal, tmp_path, terms):
+    """Two passes of 8 are one of 16: the same losses and weights."""
+    recipe = replace(LOSSES[terms], batch_size=16, steps=3, language="full", vision="full")
+    losses, weights = [], []
+    for passes in (1, 2):
+        watch = Watch()
+        split = replace(recipe, accumulation=passes, learning_rate=1e-4)
+        weights.append(run(tiny(), equal, split, tmp_path, callbacks=[watch]))
+        losses.append(watch.losses)
+    assert len(losses[0]) == 1 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert_equal(*weights, atol=1e-5)
+    assert difference(weights[0], state(tiny())) > 1e-4
+
+
+WINDOWS = View(size=28, short=56, random=True)
+LORA = replace(BASE, steps=6, batch_size=2, dropout=0.2)
+RESUMED = {
+    "adapter": (LORA, View(), 3),
+    "adapter between epochs": (LORA, View(), 4),
+    "tower in full": (replace(LORA, vision="full"), View(), 3),
+    "frozen tower": (replace(LORA, vision="frozen"), View(), 3),
+    "all in full": (replace(LORA, language="full", vision="full", accumulation=2), View(), 3),
+    "random windows": (LORA, WINDOWS, 3),
+}
+
+
+@pytest.mark.parametrize("recipe, view, save_steps", RESUMED.values(), ids=list(RESUMED))
+def test_resuming(tiny, mixed, tmp_path, recipe, view, save_steps):
+    """Epochs have two steps; the run is cut off before its sixth, in the midst of the third."""
+    whole = run(tiny(), mixed, recipe, tmp_path / "whole", view)
+    out = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(), mixed, recipe, out, view, save_steps=save_steps, callbacks=[Watch(5)])
+    assert [path.name for path in out.iterdir()] == [f"checkpoint-{save_steps}"]
+    watch = Watch()
+    again = run(tiny(), mixed, recipe, out, view, save_steps=save_steps, callbacks=[watch])
+    assert watch.begun == list(range(save_steps, 6))
+    assert_equal(again, whole, atol=1e-6)
+
+
+def test_a_finished_run_is_not_repeated(tiny, mixed, tmp_path):
+    whole = run(tiny(), mixed, LORA, tmp_path, save_steps=4)
+    watch = Watch()
+    assert_equal(run(tiny(), mixed, LORA, tmp_path, save_steps=4, callbacks=[watch]), whole)
+    assert watch.begun == []
+
+
+@pytest.mark.parametrize("damage", ["no state", "empty state", "half a state"])
+def test_half_written_checkpoints_are_passed_over(tiny, mixed, tmp_path, damage):
+    whole = run(tiny(), mixed, LORA, tmp_path / "whole")
+    out = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(), mixed, LORA, out, save_steps=2, callbacks=[Watch(3)])
+    later = shutil.copytree(out / "checkpoint-2", out / "checkpoint-10")
+    record = later / "trainer_state.json"
+    text = record.read_text()
+    record.unlink()
+    (later / "optimizer.pt").unlink()
+    if damage != "no state":
+        record.write_text("" if damage == "empty state" else text[: len(text) // 2])
+    watch = Watch()
+    again = run(tiny(), mixed, LORA, out, save_steps=2, callbacks=[watch])
+    assert watch.begun == [2, 3, 4, 5]
+    assert_equal(again, whole, atol=1e-6)
+
+
+def test_nothing_but_a_half_written_checkpoint(tiny, mixed, tmp_path):
+    (tmp_path / "checkpoint-4").mkdir()
+    watch = Watch()
+    run(tiny(), mixed, replace(LORA, steps=2), tmp_path, save_steps=2, callbacks=[watch])
+    assert watch.begun == [0, 1]
+
+
+def test_old_checkpoints_are_not_taken_without_being_asked(tiny, mixed, tmp_path):
+    short = replace(LORA, steps=2)
+    first = run(tiny(), mixed, short, tmp_path, save_steps=2)
+    watch = Watch()
+    assert_equal(run(tiny(), mixed, short, tmp_path, callbacks=[watch]), first)
+    assert watch.begun == [0, 1]
+
+
+def test_quiet(tiny, mixed, tmp_path, capfd):
+    """No warning of the library's own making, and no log on the screen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        train(tiny(), mixed, BASE, View(), tmp_path)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("vision_mode", ["full", "frozen"])
+def test_overfitting(tiny, equal, tmp_path, vision_mode):
+    """Eight photographs are learnt by heart, and their scores come back both ways of asking."""
+    table = equal.subset([str(n) for n in range(8)])
+    recipe = Recipe(steps=80, batch_size=8, learning_rate=5e-3, language="full", vision=vision_mode)
+    backbone = train(tiny(), table, recipe, View(), tmp_path)
+    assert not backbone.model.training
+    images = [Image.open(path) for path in table.frame["path"]]
+    targets = quantise(table.targets, 3).tolist()
+    said = backbone.generate([DIRECT.question] * 8, images, 16)
+    assert said == [f"The score of this image is {target:.2f}." for target in targets]
+    assert [parse_score(text, 3).score for text in said] == targets
+    readings = scoring.read(backbone, images, 3)
+    assert [reading.greedy for reading in readings] == targets
+    assert [r.expected for r in readings] == pytest.approx(targets, abs=0.3)
+    assert max(r.off_format for r in readings) < 0.1
+
+
+# --- recipes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 10, "accumulation": 4}, "batch_size 10 does not divide by accumulation 4"),
+        ({"accumulation": 0}, "accumulation=0: at least 1"),
+        ({"steps": 0}, "steps=0: at least 1"),
+        ({"vision": "thawed"}, "vision='thawed': one of lora, full, frozen"),
+        ({"language": "full"}, "vision='lora' needs language='lora'"),
+        ({"form": "odd"}, "form='odd': one of direct"),
+    ],
+)
+def test_recipes_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(BASE, **change)
+
+
+def test_arguments_follow_the_recipe(tmp_path):
+    recipe = Recipe(steps=50, seed=5, batch_size=24, accumulation=3, learning_rate=2e-4)
+    out = arguments(recipe, tmp_path, 0, False)
+    assert out.train_batch_size == 8 and out.gradient_accumulation_steps == 3
+    assert out.get_warmup_steps(50) == 5
+    assert (out.max_steps, out.seed, out.data_seed, out.learning_rate) == (50, 5, 5, 2e-4)
+    assert out.lr_scheduler_type == "cosine" and out.report_to == []
+
+
+def test_recipe_record():
+    record = training.recipe_record(BASE, WINDOWS)
+    assert record["rank"] == 4 and record["view"]["size"] == 28
+    assert Recipe(**{k: v for k, v in record.items() if k != "view"}) == BASE
