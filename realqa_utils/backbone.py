@@ -7,8 +7,10 @@ from a checkpoint is never run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import logging
 
 from realqa_utils import vision
 from realqa_utils.encoding import Grid, encode
@@ -55,7 +58,7 @@ class Backbone:
     @property
     def digit_ids(self) -> list[int]:
         """Token ids of 0..9. Raises ValueError for a tokenizer that merges digits."""
-        return digit_ids(self.tokenizer)
+        return _digit_ids(self.tokenizer)
 
     def pixels(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, list[Grid]]:
         """RGB photographs of any size -> `pixel_values` (patches, d) and the grid of each.
@@ -115,12 +118,31 @@ def load(source: str | Path = "mini", dtype: torch.dtype = torch.float32) -> Bac
             "Qwen/Qwen2-VL-2B-Instruct, a hub name, or 'mini'"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    digit_ids(tokenizer)
-    model = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-    )
+    _digit_ids(tokenizer)
+    with _quiet(folder == MINI_FOLDER):
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
     return Backbone(vision.batch_vision(model).eval(), tokenizer, processor, str(source))
+
+
+@lru_cache(maxsize=8)
+def _digit_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return digit_ids(tokenizer)  # tries a thousand texts: as slow as scoring a batch
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Hide the library's progress bar for weights that load in a blink."""
+    hide = quiet and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()
 
 
 def mini_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:

@@ -81,7 +81,7 @@ def read_caption(text: str) -> dict[str, int]:
 
 
 def number_text(rng: np.random.Generator) -> str:
-    """One line about numbers from 0 to 10: order, neighbours, sorting, rounding."""
+    """One line about numbers from 0 to 10: order, neighbours, sorting, whole parts."""
     places = int(rng.integers(0, 4))
     a, b, *more = (f"{x:.{places}f}" for x in rng.uniform(0, 10 - 0.5 * 10**-places, 5))
     kind = rng.integers(5)

@@ -7,6 +7,7 @@ threads; and what a job computes does not depend on how many cores there are.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 from joblib import Parallel, delayed, parallel_config
@@ -29,6 +30,7 @@ def run_all(
     """
     workers = max(1, min(workers or cores(), len(tasks)))
     show = {"desc": title, "total": len(tasks), "disable": not title, "mininterval": 1}
+    show |= {"file": sys.stdout, "leave": False}  # no trace of it in an executed notebook
     if workers == 1:
         return [job(task) for task in tqdm(tasks, **show)]
     with parallel_config(backend="loky", inner_max_num_threads=1):

@@ -44,9 +44,11 @@ def photo_with_scores(image: Image.Image, reading, truth: float | None = None) -
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), width_ratios=(1, 2.2))
     left.imshow(image)
     left.axis("off")
-    edges = np.arange(0, 10.01, 0.1)
-    height, _ = np.histogram(reading.values, edges, weights=reading.probabilities)
-    right.bar(edges[:-1], height, width=0.1, align="edge", color=SECOND, alpha=0.85, linewidth=0)
+    tenths = np.floor(reading.values * 10 + 1e-6).astype(int)
+    height = np.bincount(tenths, reading.probabilities, minlength=100)
+    right.bar(
+        np.arange(100) / 10, height, width=0.1, align="edge", color=SECOND, alpha=0.85, linewidth=0
+    )
     mean, sd = reading.expected, reading.sd
     right.axvline(mean, color=INK, lw=1.6, label=f"mean {mean:.2f} ± {sd:.2f}")
     right.axvline(float(reading.text), color=ACCENT, lw=1.6, label=f"greedy digits {reading.text}")

@@ -250,6 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--language-batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--held-out-scenes", type=int, default=1_200, help="to judge by")
+    parser.add_argument("--note", default="", help="for the record")
     parser.add_argument("--vision-from", type=Path, help="keep the tower of this folder")
     options = parser.parse_args(arguments)
     started = time.time()
@@ -270,7 +272,8 @@ def main(arguments: list[str] | None = None) -> None:
     backbone.save(options.out)
     record = {k: v for k, v in vars(options).items() if k not in ("out", "vision_from", "threads")}
     stages = "language only; the tower was trained before" if options.vision_from else "both"
-    _record(options.out, record | {"stages": stages, "seconds": round(time.time() - started)})
+    record |= {"stages": stages, "seconds": round(time.time() - started)}
+    _record(options.out, record, options.threads)
 
 
 def _tokenizer(labels: list[dict], seed: int):
@@ -280,16 +283,15 @@ def _tokenizer(labels: list[dict], seed: int):
     return train_tokenizer([*said, *numbers, *vocabulary_texts() * 50], VOCABULARY)
 
 
-def _record(folder: Path, options: dict) -> None:
+def _record(folder: Path, options: dict, workers: int) -> None:
     """Judge the saved weights on scenes that training never saw, and write the record."""
-    images, labels = world(10_007, 1_200, 2)
+    images, labels = world(10_007, options["held_out_scenes"], workers)
     accuracy = caption_accuracy(load(folder), images, labels)
     record = {
         "command": "realqa pretrain",
         "world": mini.world_version(),
         "data": "generated scenes of the mini world, all six domains in turn",
         **options,
-        "held_out_scenes": len(images),
         "caption_accuracy": accuracy,
     }
     write_json(folder / "record.json", record)

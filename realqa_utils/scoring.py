@@ -152,10 +152,17 @@ class _Tree:
         rows = torch.arange(len(self.mass))
         return _advance(self.backbone, state, rows, torch.full((len(rows),), self.point))
 
+    def _close(self, state: _State, form: Form) -> None:
+        """Would the model, left to itself, end the greedy answers here? (Not if it wrote 3.99.)"""
+        tokenizer, rows = self.backbone.tokenizer, torch.arange(len(self.free))
+        for token in tokenizer(form.after, add_special_tokens=False).input_ids:
+            self.free &= state.logits.argmax(1) == token
+            state = _advance(self.backbone, state, rows, torch.full((len(rows),), token))
+        self.free &= state.logits.argmax(1) == tokenizer.eos_token_id
+
     def readings(self, state: _State, form: Form) -> list[Reading]:
         """Collect the leaves; `state` stands behind the last greedy digit of each photograph."""
-        closing = self.backbone.tokenizer(form.after, add_special_tokens=False).input_ids
-        self.free &= state.logits.argmax(1) == closing[0]
+        self._close(state, form)
         photo, value, mass = (torch.cat(part).numpy() for part in zip(*self.leaves, strict=True))
         order = np.lexsort((value, photo))
         photo, value, mass = photo[order], value[order], mass[order]
@@ -180,17 +187,20 @@ def read(
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[Reading]:
-    """Readings of any number of photographs, in their order.
+    """Readings of any number of photographs, in their order; functions are called to open them.
 
     Results do not depend on `batch_size` beyond float rounding.
     """
-    steps = tqdm(list(_batches(images, batch_size)), "scoring", disable=not progress)
-    return [r for part in steps for r in read_batch(backbone, part, digits, form)]
+    steps = -(-len(images) // batch_size)
+    parts = _batches(images, batch_size)
+    parts = tqdm(parts, "scoring", steps, disable=not progress, leave=False)
+    return [r for part in parts for r in read_batch(backbone, part, digits, form)]
 
 
-def _batches(images: Sequence, size: int) -> Iterator[Sequence]:
+def _batches(images: Sequence, size: int) -> Iterator[list[Image.Image]]:
     for start in range(0, len(images), size):
-        yield images[start : start + size]
+        part = images[start : start + size]
+        yield [image() if callable(image) else image for image in part]
 
 
 def as_frame(readings: Sequence[Reading], ids: Sequence[str] | None = None) -> pd.DataFrame:

@@ -7,18 +7,22 @@ the vision tower altogether where it is frozen.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
+from PIL import Image
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.trainer_utils import get_last_checkpoint
@@ -37,12 +41,14 @@ class ScoreDataset(torch.utils.data.Dataset):
     """Photographs of a table with targets on the 0..10 scale; decoded once, kept in memory."""
 
     def __init__(self, table: Table, view: View):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the interpreter lock
-            self.photographs = list(
-                pool.map(lambda p: view.fit(open_photo(p)), table.frame["path"])
-            )
+        self.paths = tuple(table.frame["path"])
         self.targets = table.targets
         self.view = view
+
+    @cached_property
+    def photographs(self) -> list[Image.Image]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the interpreter lock
+            return list(pool.map(lambda path: self.view.fit(open_photo(path)), self.paths))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -95,11 +101,31 @@ class Collator:
         return torch.tensor(rows)
 
 
+_TOKENS: dict = {}  # what frozen towers said; several trainings in one process share it
+
+
+def frozen_tokens(backbone: Backbone, data: ScoreDataset) -> tuple[list[torch.Tensor], list[Grid]]:
+    """What a frozen tower says of every photograph, (tokens, width) each, and their grids."""
+    seen = backbone.image_processor.to_json_string()
+    key = (_weights_hash(backbone.core.visual), seen, data.paths, data.view)
+    if key not in _TOKENS:
+        if len(_TOKENS) == 4:
+            _TOKENS.pop(next(iter(_TOKENS)))
+        _TOKENS[key] = _frozen_tokens(backbone, data)
+    return _TOKENS[key]
+
+
+def _weights_hash(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
-def frozen_tokens(
+def _frozen_tokens(
     backbone: Backbone, data: ScoreDataset, batch: int = 64
 ) -> tuple[list[torch.Tensor], list[Grid]]:
-    """What a frozen tower says of every photograph, (tokens, width) each, and their grids."""
     views = [data.view.training(p, None) for p in data.photographs]
     merged = backbone.image_processor.merge_size**2  # patches per token
     tokens, grids = [], []
@@ -161,7 +187,8 @@ class ScoreTrainer(Trainer):
 def arguments(recipe: Recipe, out: Path, save_steps: int, progress: bool) -> TrainingArguments:
     """The recipe in the library's words: AdamW, cosine with warm-up, float32 on a CPU."""
     return TrainingArguments(
-        output_dir=str(out),
+        # is made in any case, so without checkpoints it is one that is there
+        output_dir=str(out) if save_steps else tempfile.gettempdir(),
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch_size // recipe.accumulation,
         gradient_accumulation_steps=recipe.accumulation,

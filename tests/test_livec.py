@@ -1,4 +1,4 @@
-"""LIVE Challenge: the join of three .mat files, on a small copy of the format and on the release."""
+"""LIVE Challenge: the join of three .mat files, on a small copy of it and on the release."""
 
 from __future__ import annotations
 

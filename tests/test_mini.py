@@ -232,6 +232,7 @@ def test_build_gives_the_table_of_its_scenes(tmp_path):
             assert photo.tobytes() == mini.photograph("mini-koniq", 7, index).tobytes()
 
 
+@pytest.mark.slow
 def test_one_and_two_workers_write_the_same_files(tmp_path):
     files = []
     for workers in (1, 2):

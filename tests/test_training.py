@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import shutil
 import warnings
 from dataclasses import replace
@@ -29,7 +30,8 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 # Two have equally many patches; the answer to the largest begins after that to the smallest ends.
-MIXED = [(112, 28), (28, 112), (168, 168), (28, 28)]
+MIXED = [(112, 28), (28, 112), (140, 140), (28, 28)]
+WHOLE = View()
 BASE = Recipe(steps=2, seed=3, batch_size=4, learning_rate=1e-3, rank=4, alpha=8, dropout=0.0)
 
 
@@ -40,7 +42,7 @@ def tiny(tiny_tokenizer):
     config["text_config"] |= {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
     config["vision_config"] |= {"depth": 1}
     config = Qwen2VLConfig(**config)
-    size = {"shortest_edge": 28 * 28, "longest_edge": 168 * 168}
+    size = {"shortest_edge": 28 * 28, "longest_edge": 140 * 140}
 
     def build() -> Backbone:
         with torch.random.fork_rng():
@@ -62,7 +64,7 @@ def quick_collection():
     gc.unfreeze()
 
 
-def write_table(folder, sizes, mos=None, scale=Scale(0, 10)):  # noqa: B008
+def write_table(folder, sizes, mos=None):
     """Photographs of coloured noise, each (width, height)."""
     rng = np.random.default_rng(0)
     rows = []
@@ -75,7 +77,7 @@ def write_table(folder, sizes, mos=None, scale=Scale(0, 10)):  # noqa: B008
     frame = pd.DataFrame(rows)
     if mos is not None:
         frame["mos"] = mos
-    return make_table("tiny", scale, frame, source="tiny")
+    return make_table("tiny", Scale(0, 10), frame, source="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def mixed(tmp_path_factory):
     return write_table(tmp_path_factory.mktemp("mixed"), MIXED)
 
 
-def trainer(backbone, table, recipe, tmp_path, view=View()) -> ScoreTrainer:  # noqa: B008
+def trainer(backbone, table, recipe, tmp_path, view=WHOLE) -> ScoreTrainer:
     data = ScoreDataset(table, view)
     return ScoreTrainer(
         model=backbone.model,
@@ -220,6 +222,18 @@ def test_cached_tokens_of_a_frozen_tower(tiny, sizes, request, tmp_path):
         torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
 
 
+def test_cached_tokens_follow_weights_and_processor(tiny, equal):
+    """Two of equal weights that see photographs in other sizes, and one of other weights."""
+    first, smaller, other = tiny(), tiny(), tiny()
+    smaller.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28}
+    with torch.no_grad():
+        other.core.visual.merger.mlp[2].bias.add_(1)
+    recipe, data = replace(BASE, vision="frozen"), ScoreDataset(equal, WHOLE)
+    tokens = [Collator(b, data, recipe)([0])["image_tokens"][0] for b in (first, smaller, other)]
+    assert [len(t) for t in tokens] == [4, 1, 4]
+    torch.testing.assert_close(tokens[2], tokens[0] + 1)
+
+
 def test_random_windows_are_not_cached(tiny, equal):
     recipe = replace(BASE, vision="frozen")
     for random in (False, True):
@@ -230,14 +244,14 @@ def test_random_windows_are_not_cached(tiny, equal):
 def test_soft_digits_follow_the_written_ones(tiny, tmp_path):
     """4.995 is written 5.00; as a float32 it is 4.99499989, which begins with 4."""
     table = write_table(tmp_path, [(56, 56)], mos=[4.995])
-    batch = Collator(tiny(), ScoreDataset(table, View()), BASE)([0])
+    batch = Collator(tiny(), ScoreDataset(table, WHOLE), BASE)([0])
     soft = training.losses.opinion_digits(batch["targets"], 0.02, 3)
     assert soft[0].argmax(-1).tolist()[1:] == [0, 0]  # after 5 the next are 0 0; after 4, 9 9
 
 
 def test_labels_are_the_answer_and_its_end(tiny, mixed):
     backbone = tiny()
-    batch = Collator(backbone, ScoreDataset(mixed, View()), BASE)(range(4))
+    batch = Collator(backbone, ScoreDataset(mixed, WHOLE), BASE)(range(4))
     for row, target in enumerate(mixed.targets):
         labels = batch["labels"][row]
         said = backbone.tokenizer.decode(labels[labels != -100])
@@ -264,7 +278,7 @@ class Watch(TrainerCallback):
         self.losses += [logs[key] for key in ("loss", "train_loss") if key in logs]
 
 
-def run(backbone, table, recipe, out, view=View(), **more) -> dict[str, torch.Tensor]:  # noqa: B008
+def run(backbone, table, recipe, out, view=WHOLE, **more) -> dict[str, torch.Tensor]:
     return state(train(backbone, table, recipe, view, out, **more))
 
 
@@ -295,55 +309,59 @@ def test_accumulation(tiny, equal, tmp_path, terms):
 
 
 WINDOWS = View(size=28, short=56, random=True)
-LORA = replace(BASE, steps=6, batch_size=2, dropout=0.2)
+LORA = replace(BASE, steps=5, batch_size=2, dropout=0.2)
 RESUMED = {
-    "adapter": (LORA, View(), 3),
-    "adapter between epochs": (LORA, View(), 4),
-    "tower in full": (replace(LORA, vision="full"), View(), 3),
-    "frozen tower": (replace(LORA, vision="frozen"), View(), 3),
-    "all in full": (replace(LORA, language="full", vision="full", accumulation=2), View(), 3),
+    "tower in full, between epochs": (replace(LORA, vision="full"), WHOLE, 2),
+    "frozen tower": (replace(LORA, vision="frozen"), WHOLE, 3),
+    "all in full": (replace(LORA, language="full", vision="full", accumulation=2), WHOLE, 3),
     "random windows": (LORA, WINDOWS, 3),
 }
 
 
 @pytest.mark.parametrize("recipe, view, save_steps", RESUMED.values(), ids=list(RESUMED))
 def test_resuming(tiny, mixed, tmp_path, recipe, view, save_steps):
-    """Epochs have two steps; the run is cut off before its sixth, in the midst of the third."""
+    """Epochs have two steps; the run is cut off before its fifth step."""
     whole = run(tiny(), mixed, recipe, tmp_path / "whole", view)
     out = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        run(tiny(), mixed, recipe, out, view, save_steps=save_steps, callbacks=[Watch(5)])
-    assert [path.name for path in out.iterdir()] == [f"checkpoint-{save_steps}"]
+        run(tiny(), mixed, recipe, out, view, save_steps=save_steps, callbacks=[Watch(4)])
+    saved = max(step for step in range(5) if step % save_steps == 0)
+    assert [path.name for path in out.iterdir()] == [f"checkpoint-{saved}"]
     watch = Watch()
     again = run(tiny(), mixed, recipe, out, view, save_steps=save_steps, callbacks=[watch])
-    assert watch.begun == list(range(save_steps, 6))
+    assert watch.begun == list(range(saved, 5))
     assert_equal(again, whole, atol=1e-6)
+
+
+def test_half_written_checkpoints_are_passed_over(tiny, mixed, tmp_path):
+    """The state, written last, is not there, or is cut off."""
+    whole = run(tiny(), mixed, LORA, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(), mixed, LORA, cut, save_steps=3, callbacks=[Watch(4)])
+    text = (cut / "checkpoint-3" / "trainer_state.json").read_text()
+    for state_left in (None, "", text[: len(text) // 2]):
+        out = shutil.copytree(cut, tmp_path / f"{state_left is None} {len(state_left or '')}")
+        later = shutil.copytree(out / "checkpoint-3", out / "checkpoint-4")
+        (later / "optimizer.pt").unlink()
+        (later / "trainer_state.json").unlink()
+        if state_left is not None:
+            (later / "trainer_state.json").write_text(state_left)
+        watch = Watch()
+        again = run(tiny(), mixed, LORA, out, save_steps=3, callbacks=[watch])
+        assert watch.begun == [3, 4]
+        assert_equal(again, whole, atol=1e-6)
 
 
 def test_a_finished_run_is_not_repeated(tiny, mixed, tmp_path):
-    whole = run(tiny(), mixed, LORA, tmp_path, save_steps=4)
+    recipe = replace(LORA, steps=2)
+    whole = run(tiny(), mixed, recipe, tmp_path, save_steps=5)
     watch = Watch()
-    assert_equal(run(tiny(), mixed, LORA, tmp_path, save_steps=4, callbacks=[watch]), whole)
+    assert_equal(run(tiny(), mixed, recipe, tmp_path, save_steps=5, callbacks=[watch]), whole)
     assert watch.begun == []
-
-
-@pytest.mark.parametrize("damage", ["no state", "empty state", "half a state"])
-def test_half_written_checkpoints_are_passed_over(tiny, mixed, tmp_path, damage):
-    whole = run(tiny(), mixed, LORA, tmp_path / "whole")
-    out = tmp_path / "cut"
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny(), mixed, LORA, out, save_steps=2, callbacks=[Watch(3)])
-    later = shutil.copytree(out / "checkpoint-2", out / "checkpoint-10")
-    record = later / "trainer_state.json"
-    text = record.read_text()
-    record.unlink()
-    (later / "optimizer.pt").unlink()
-    if damage != "no state":
-        record.write_text("" if damage == "empty state" else text[: len(text) // 2])
-    watch = Watch()
-    again = run(tiny(), mixed, LORA, out, save_steps=2, callbacks=[watch])
-    assert watch.begun == [2, 3, 4, 5]
-    assert_equal(again, whole, atol=1e-6)
+    # unless no checkpoints were asked for
+    assert_equal(run(tiny(), mixed, recipe, tmp_path, callbacks=[watch]), whole)
+    assert watch.begun == [0, 1]
 
 
 def test_nothing_but_a_half_written_checkpoint(tiny, mixed, tmp_path):
@@ -353,30 +371,25 @@ def test_nothing_but_a_half_written_checkpoint(tiny, mixed, tmp_path):
     assert watch.begun == [0, 1]
 
 
-def test_old_checkpoints_are_not_taken_without_being_asked(tiny, mixed, tmp_path):
-    short = replace(LORA, steps=2)
-    first = run(tiny(), mixed, short, tmp_path, save_steps=2)
-    watch = Watch()
-    assert_equal(run(tiny(), mixed, short, tmp_path, callbacks=[watch]), first)
-    assert watch.begun == [0, 1]
-
-
 def test_quiet(tiny, mixed, tmp_path, capfd):
-    """No warning of the library's own making, and no log on the screen."""
+    """No warning of the library's own making, no log on the screen, no folder without need."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        train(tiny(), mixed, BASE, View(), tmp_path)
+        train(tiny(), mixed, BASE, WHOLE, tmp_path / "out")
     assert capfd.readouterr().out == ""
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("vision_mode", ["full", "frozen"])
-def test_overfitting(tiny, equal, tmp_path, vision_mode):
-    """Eight photographs are learnt by heart, and their scores come back both ways of asking."""
-    table = equal.subset([str(n) for n in range(8)])
-    recipe = Recipe(steps=80, batch_size=8, learning_rate=5e-3, language="full", vision=vision_mode)
-    backbone = train(tiny(), table, recipe, View(), tmp_path)
+def test_overfitting(tiny, tmp_path):
+    """Eight colours are learnt by heart, and their scores come back both ways of asking."""
+    table = write_table(tmp_path, [(56, 56)] * 8)
+    colours = itertools.product((20, 235), repeat=3)
+    images = [Image.new("RGB", (56, 56), colour) for colour in colours]
+    for image, path in zip(images, table.frame["path"], strict=True):
+        image.save(path)
+    recipe = Recipe(80, batch_size=8, learning_rate=5e-3, language="full", vision="frozen")
+    backbone = train(tiny(), table, recipe, WHOLE, tmp_path)
     assert not backbone.model.training
-    images = [Image.open(path) for path in table.frame["path"]]
     targets = quantise(table.targets, 3).tolist()
     said = backbone.generate([DIRECT.question] * 8, images, 16)
     assert said == [f"The score of this image is {target:.2f}." for target in targets]

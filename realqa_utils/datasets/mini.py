@@ -120,9 +120,9 @@ def hidden_quality(scene: Scene, taste: Taste) -> float:
 
 @lru_cache
 def _quality_moments(name: str) -> tuple[float, float]:
-    """Mean and standard deviation of the hidden quality over a domain, from 2,000 scenes."""
+    """Mean and standard deviation of the hidden quality over a domain, from 1,000 scenes."""
     domain, rng = DOMAINS[name], np.random.default_rng(0)
-    drawn = (scenes.draw_scene(rng, domain.tiers) for _ in range(2000))
+    drawn = (scenes.draw_scene(rng, domain.tiers) for _ in range(1000))
     quality = np.array([hidden_quality(scene, domain.taste) for scene in drawn])
     return float(quality.mean()), float(quality.std())
 

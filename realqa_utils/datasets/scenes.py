@@ -67,7 +67,7 @@ class Scene:
     exposure: int
     saturation: int
     placement: float  # horizontal offset of the subject's centre from the middle, -0.3..0.3
-    size: float  # height of the subject, 0.34..0.66
+    size: float  # height of the subject, 0.36..0.66
     contrast: float  # 0..1, how far the subject stands out from its background
     side: int  # -1 or 1: where a cut subject leaves the frame, which way a tilt leans
     within: float  # 0..1, position inside every tier's physical range
@@ -112,10 +112,20 @@ def eye_catching(scene: Scene) -> int:
 
 
 def composition(scene: Scene) -> int:
-    """Score 1..10: subject near a third or the middle, of fair size, whole, horizon level."""
-    off_third = abs(abs(scene.placement) - 0.14) / 0.16  # 0 on a third, about 1 at the border
-    raw = 9.6 - 4.2 * off_third - 1.6 * (2 - scene.subject_integrity)
+    """Score 1..10: subject near a third or the middle, whole, horizon level."""
+    off_third = abs(abs(_place(scene)[0] - 0.5) - 0.14) / 0.16  # 0 on a third, 1 near the border
+    raw = 9.6 - 4.2 * min(off_third, 1.2) - 1.6 * (2 - scene.subject_integrity)
     return int(np.clip(np.rint(raw - 1.6 * (1 - scene.level_shot)), 1, 10))
+
+
+def _place(scene: Scene) -> tuple[float, float]:
+    """Horizontal centre of the subject as it is painted, and its width."""
+    width = min(scene.size * subjects.ASPECT[scene.subject], 0.62)
+    cut = _pick(CUT_SHARE[scene.subject_integrity], scene.within)
+    if cut:
+        return 0.5 + scene.side * (0.5 + width * (cut - 0.5)), width
+    room = 0.47 - width / 2  # whole: keep it inside the frame
+    return 0.5 + float(np.clip(scene.placement, -room, room)), width
 
 
 def render(scene: Scene, look: Look = Look(), size: int = 112) -> Image.Image:
@@ -212,14 +222,7 @@ def _subject(
     image: Image.Image, scene: Scene, canvas: _Canvas, rng: np.random.Generator
 ) -> Image.Image:
     """Paint the subject and what stands in front of it; `contrast` fades it into the background."""
-    height = scene.size
-    width = min(height * subjects.ASPECT[scene.subject], 0.62)
-    middle = 0.5 + scene.placement
-    cut = _pick(CUT_SHARE[scene.subject_integrity], scene.within)
-    if cut:
-        middle = 0.5 + scene.side * (0.5 + width * (cut - 0.5))
-    else:  # whole: keep it inside the frame
-        middle = float(np.clip(middle, width / 2 + 0.03, 1 - width / 2 - 0.03))
+    height, (middle, width) = scene.size, _place(scene)
     base = {"attraction": 0.86, "restaurant": 0.92, "hotel": 0.9}[scene.kind]
     box = (middle - width / 2, base - height, middle + width / 2, base)
     # The layer keeps the picture's own pixels, so that painting mixes with what lies behind.
@@ -262,8 +265,9 @@ def _develop(
 ) -> Image.Image:
     """Blur, exposure, colour, noise and compression, in the order of a real camera."""
     sigma = _pick(BLUR_SIGMA[scene.image_clarity], scene.within) * size / 112
+    shake = rng.uniform()  # drawn for every scene, so that the noise after it stays the same
     if sigma > 0.3:
-        shaken = scene.image_clarity < 2 and rng.uniform() < look.motion
+        shaken = scene.image_clarity < 2 and shake < look.motion
         spread = (0.35 * sigma, 1.6 * sigma) if shaken else (sigma, sigma)
         pixels = ndimage.gaussian_filter(pixels, (*spread, 0), truncate=3)
     pixels = pixels * 2.0 ** _pick(EXPOSURE_EV[scene.exposure], scene.within)

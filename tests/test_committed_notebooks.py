@@ -1,0 +1,28 @@
+"""The notebooks in the repository: fresh, in order, and going through in seconds on `smoke`."""
+
+from __future__ import annotations
+
+import pytest
+
+from realqa_utils import notebooks, parameters
+
+PATHS = notebooks.find()
+IDS = [path.stem for path in PATHS]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_committed_as_executed(path):
+    assert notebooks.why_stale(path) == ""
+
+
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_parameters_have_the_same_names_everywhere(path):
+    given = parameters.defaults(path)
+    assert {"profile", "seed"} <= set(given) and len(given) <= 6
+    assert given["profile"] == "mini"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_goes_through_on_smoke(path, root, tmp_path):
+    notebooks.run(path, tmp_path / path.name, {"profile": "smoke"}, progress=False)
