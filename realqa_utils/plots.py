@@ -120,7 +120,7 @@ def digit_count(table: pd.DataFrame, metric: str = "srcc") -> Figure:
     table = table[table["metric"] == metric]
     names = list(dict.fromkeys(table["dataset"]))
     figure, axes = plt.subplots(
-        1, len(names), figsize=(4.8 * len(names), 3.9), sharex=True, squeeze=False
+        1, len(names), figsize=(4.8 * len(names), 3.9), sharex=True, sharey=True, squeeze=False
     )
     for axis, name in zip(axes[0], names, strict=True):
         part = table[(table["dataset"] == name) & table["digits"].notna()]

@@ -56,7 +56,7 @@ def _at_least(profile: Profile, key: str, least: int) -> None:
 # minute. The language side is so small that training it whole is cheaper than LoRA.
 _MINI = Recipe(steps=320, learning_rate=1e-3, language="full", vision="frozen", batch_size=16)
 _PHOTOS = Recipe(
-    steps=600, learning_rate=5e-4, language="full", vision="full", weight_decay=0.05,
+    steps=400, learning_rate=5e-4, language="full", vision="full", weight_decay=0.05,
     opinion_spread=0.8, expectation_weight=0.1,
 )  # fmt: skip
 # Batch 64 and the adapter are the paper's; 330 steps are its two epochs of KonIQ-10k.

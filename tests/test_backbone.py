@@ -351,6 +351,9 @@ def talkative(tiny_backbone, tmp_path_factory) -> Backbone:
             if parameter.ndim == 2:
                 scale = 1.0 if "embed_tokens" in name else 0.12
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        # never the likeliest: a placeholder in an answer would want a photograph
+        model.model.language_model.embed_tokens.weight[model.config.image_token_id] = 0
+        model.model.language_model.embed_tokens.weight[model.config.video_token_id] = 0
     loud = Backbone(model, tiny_backbone.tokenizer, tiny_backbone.image_processor)
     folder = tmp_path_factory.mktemp("talkative") / "hub"
     return load(write_hub_layout(loud, folder, torch.float32))

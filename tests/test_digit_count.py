@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
 from realqa_utils import digit_count, plots, results, scores, trials
 from realqa_utils.profiles import get_profile
@@ -73,6 +74,16 @@ def test_verdicts_compare_three_digits_with_one(sets, readings):
     assert (expected["verdict"] == "undecided").all()
     words = digit_count.summary(SMOKE, judged, digit_count.ceilings(sets, (1, 3)))
     assert len(words.splitlines()) == 4
+
+
+def test_kept_digits_of_a_perfect_model_rise_and_end_at_its_own_score(readings):
+    kept = digit_count.kept_digits(readings)
+    for name, digits in readings:
+        row = kept.loc[(name, digits)].dropna()
+        assert list(row.index) == list(range(1, digits + 1))
+        assert row.is_monotonic_increasing
+        by_hand = [stats.spearmanr(f["target"], f["greedy"])[0] for f in readings[name, digits]]
+        assert row.iloc[-1] == pytest.approx(np.mean(by_hand), abs=1e-9)
 
 
 def test_unparsed_answers_are_counted(readings):
