@@ -230,14 +230,20 @@ def portable(notebook: NotebookNode) -> NotebookNode:
 def _without_paths(content: object) -> object:
     """Absolute paths of this machine made relative: to the root, the environment, the home."""
     if isinstance(content, dict):
-        return nbformat.from_dict({key: _without_paths(value) for key, value in content.items()})
+        return nbformat.from_dict(
+            {
+                key: value if str(key).startswith("image/") else _without_paths(value)
+                for key, value in content.items()
+            }
+        )
     if isinstance(content, list):
         return [_without_paths(item) for item in content]
     return _shortened(content) if isinstance(content, str) else content
 
 
 def _shortened(text: str) -> str:
-    text = re.sub(r"\S*ipykernel_\d+/\d+\.py", "<cell>", text)
+    # Bounded: an open \S* takes quadratic time on a long text without blanks.
+    text = re.sub(r"/\S{0,200}ipykernel_\d+/\d+\.py", "<cell>", text)
     places = {str(results.root()): ".", str(results.home()): ".", sys.prefix: "<environment>",
               str(Path.home()): "~"}  # fmt: skip
     for place in sorted(places, key=len, reverse=True):

@@ -82,7 +82,7 @@ def first_digits(reading) -> Figure:
 def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Figure:
     """Photographs in rows of `columns`, a short caption under each."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.55 * columns, 1.8 * rows))
+    figure, axes = plt.subplots(rows, columns, figsize=(1.55 * columns, 1.8 * rows), dpi=72)
     for axis in np.atleast_1d(axes).flat:
         axis.axis("off")
     for axis, image, caption in zip(np.atleast_1d(axes).flat, images, captions, strict=False):
@@ -95,7 +95,9 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
 def tier_sheet(rows: dict[str, Sequence[Image.Image]]) -> Figure:
     """One attribute a row, one tier a column: the same scene with only that attribute changed."""
     columns = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, 1.95 * len(rows)))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.55 * columns, 1.75 * len(rows)), dpi=72
+    )
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         attribute = taxonomy.BY_NAME[name]
         for axis in line:

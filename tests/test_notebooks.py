@@ -202,3 +202,15 @@ def test_portable_outputs_hold_no_paths_of_the_machine(root):
     assert f"./figures/mini {root}-other <environment>/lib\\n<cell>:3: UserWarning: slow" in text
     assert "<b>~/x</b>" in text
     assert 'execution"' not in text and "papermill" not in text
+
+
+def test_pictures_are_kept_as_they_are_and_long_text_takes_no_time(root):
+    """An embedded picture is one word of a million letters; searching it for paths would hang."""
+    picture = str(notebooks.results.home()) + "A" * 1_000_000
+    cell = nbformat.v4.new_code_cell("1")
+    cell.outputs = [
+        nbformat.v4.new_output("display_data", {"image/png": picture, "text/plain": picture})
+    ]
+    out = notebooks.portable(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs[0].data
+    assert out["image/png"] == picture
+    assert out["text/plain"].endswith("A" * 1_000_000)
