@@ -139,8 +139,16 @@ def test_composition_by_hand():
     assert scenes.composition(replace(best, placement=-0.14)) == 10
     assert scenes.composition(replace(best, placement=0.0)) == 6  # 9.6 - 4.2 * 0.875 = 5.925
     assert scenes.composition(replace(best, level_shot=0)) == 8
-    assert scenes.composition(replace(best, subject_integrity=0)) == 6  # 6.4
-    assert scenes.composition(replace(best, placement=0.3, subject_integrity=0)) == 2  # 2.2
+    # 0.42 wide, kept 0.03 inside: at most 0.26 off the middle, 9.6 - 4.2 * 0.75 = 6.45
+    assert scenes.composition(replace(best, placement=0.3)) == 6
+    assert scenes.composition(replace(best, subject_integrity=1)) == 3  # 9.6 - 4.2 * 1.2 - 1.6
+    assert scenes.composition(replace(best, subject_integrity=0)) == 1  # 9.6 - 4.2 * 1.2 - 3.2
+
+
+def test_composition_of_a_cut_subject_ignores_where_it_would_have_stood():
+    cut = replace(PLAIN, subject_integrity=1)
+    scores = {scenes.composition(replace(cut, placement=p)) for p in (-0.3, 0.0, 0.14)}
+    assert len(scores) == 1
 
 
 # --- rendering ---------------------------------------------------------------------------------
