@@ -15,11 +15,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from realqa_utils.backbone import Backbone
+from realqa_utils.recipes import LANGUAGE_MODES, VISION_MODES
 
 LANGUAGE = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 VISION = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
-VISION_MODES = ("lora", "full", "frozen")
-LANGUAGE_MODES = ("lora", "full")
 
 
 def prepare(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -189,7 +190,7 @@ def test_stale(fresh, change, reason):
 
 
 def test_portable_outputs_hold_no_paths_of_the_machine(root):
-    warning = "/tmp/ipykernel_123/456.py:3: UserWarning: slow\n"
+    warning = f"{tempfile.gettempdir()}/ipykernel_123/456.py:3: UserWarning: slow\n"
     outputs = [
         new_output("stream", text=f"{root}/figures/mini {root}-other {sys.prefix}/lib\n{warning}"),
         new_output(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -214,12 +214,6 @@ def _write(name: str, count: int, seed: int, folder: Path, workers: int | None) 
         shutil.rmtree(unfinished if (folder / "labels.csv").exists() else folder)
     if unfinished.exists():
         unfinished.rename(folder)
-
-
-def scene_record(scene: Scene) -> dict[str, object]:
-    """A scene as a plain dictionary, in the order of its fields."""
-    values = asdict(scene)
-    return {f.name: values[f.name] for f in fields(scene)}
 
 
 def photograph(name: str, seed: int, index: int) -> Image.Image:
