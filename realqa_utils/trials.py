@@ -20,7 +20,7 @@ import pandas as pd
 
 from realqa_utils import backbone as backbones
 from realqa_utils import parallel, provenance, results, scoring, training
-from realqa_utils.datasets.table import Split
+from realqa_utils.datasets.table import Split, Table
 from realqa_utils.photos import open_photo
 from realqa_utils.recipes import Recipe
 from realqa_utils.views import View
@@ -67,11 +67,21 @@ def key(trial: Trial) -> str:
     facts = {
         "recipe": training.recipe_record(trial.recipe, trial.view),
         "model": model_hash(trial.model),
-        "train": [trial.split.train.ids_hash, str(trial.split.train.scale)],
-        "test": [trial.split.test.ids_hash, str(trial.split.test.scale)],
+        "train": _data(trial.split.train),
+        "test": _data(trial.split.test),
         "code": _code_hash(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _data(table: Table) -> list[str]:
+    """Ids and MOS, how they are written, and the photographs by their names and sizes in bytes.
+
+    Sizes, because hashing the bytes of a large set at every look would cost minutes.
+    """
+    photographs = [f"{Path(p).name} {Path(p).stat().st_size}" for p in table.frame["path"]]
+    content = hashlib.sha256("\n".join(sorted(photographs)).encode()).hexdigest()
+    return [table.ids_hash, str(table.scale), content]
 
 
 @lru_cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from realqa_utils import trials
 from realqa_utils.datasets import mini
@@ -79,3 +81,20 @@ def test_trials_side_by_side_come_back_in_order(trial, tmp_path):
 def test_the_decisive_modules_exist():
     folder = trials.Path(trials.__file__).parent
     assert all((folder / f"{name}.py").exists() for name in trials.DECISIVE)
+
+
+def test_another_picture_under_the_same_id_and_score_is_another_trial(trial, tmp_path):
+    """The generator may draw the same scene differently: ids and MOS alone do not tell."""
+    frame = trial.split.train.frame.copy()
+    other = tmp_path / trials.Path(frame["path"][0]).name
+    Image.new("RGB", (112, 112), "red").save(other)
+    frame["path"] = [str(other), *frame["path"][1:]]
+    changed = replace(trial.split, train=replace(trial.split.train, frame=frame))
+    assert trials.key(replace(trial, split=changed)) != trials.key(trial)
+
+
+def test_the_same_pictures_elsewhere_are_the_same_trial(trial, tmp_path):
+    frame = trial.split.train.frame.copy()
+    moved = [shutil.copy(path, tmp_path) for path in frame["path"]]
+    same = replace(trial.split, train=replace(trial.split.train, frame=frame.assign(path=moved)))
+    assert trials.key(replace(trial, split=same)) == trials.key(trial)
