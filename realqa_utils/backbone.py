@@ -76,6 +76,10 @@ class Backbone:
         out = processor(list(images), return_tensors="pt")
         return out["pixel_values"], [tuple(g) for g in out["image_grid_thw"].tolist()]
 
+    def look_at(self, pixels: int) -> None:
+        """Bring every photograph to about `pixels` pixels from now on; whole patches decide."""
+        self.image_processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
+
     @torch.no_grad()
     def generate(
         self, questions: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int

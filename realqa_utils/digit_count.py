@@ -175,21 +175,19 @@ def verdicts(profile: Profile, found: Readings, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kept_digits(found: Readings) -> pd.DataFrame:
-    """SRCC of the greedy answers cut after 1, 2, .. digits, mean over the trainings.
+def kept_digits(profile: Profile, found: Readings) -> pd.DataFrame:
+    """SRCC of the greedy answers cut after 1, 2, .. digits, mean over the trainings; tidy.
 
-    What a further digit adds: where a column is no higher than the one before it, the model writes
-    that digit without looking at the photograph.
+    What a further digit adds: where it does not raise the SRCC, it was not learnt.
     """
-    rows = {}
+    rows = []
     for (name, count), frames in found.items():
-        rows[name, count] = {
-            kept: np.mean([_srcc_of_cut(frame, kept) for frame in frames])
-            for kept in range(1, count + 1)
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.names, table.columns.name = ["dataset", "M"], "digits kept"
-    return table
+        for kept in range(1, count + 1):
+            mean = np.mean([_srcc_of_cut(frame, kept) for frame in frames])
+            interval = statistics.Interval(mean, np.nan, np.nan, len(frames[0]))
+            row = evaluation.row(interval, name, "greedy", "srcc", profile.seeds, digits=count)
+            rows.append(row | {"kept": kept})
+    return pd.DataFrame(rows)
 
 
 def _srcc_of_cut(frame: pd.DataFrame, kept: int) -> float:
@@ -203,6 +201,7 @@ def save(
     sets: Sets,
     result: pd.DataFrame,
     judged: pd.DataFrame,
+    kept: pd.DataFrame,
     found: Readings,
     figure: Figure,
     watch: results.Stopwatch,
@@ -222,6 +221,7 @@ def save(
         "notes": str(trials.training.recipe_record(profile.recipe, profile.view)),
     }
     results.save(NOTEBOOK, profile, result, figures={"": figure}, **facts)
+    results.save(f"{NOTEBOOK}_kept_digits", profile, kept, **facts)
     path = results.save(f"{NOTEBOOK}_verdicts", profile, judged, **facts)
     first = judged.iloc[0]
     results.record_claim(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import display
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -34,6 +36,14 @@ def use_style() -> None:
             "axes.labelcolor": INK,
         }
     )
+
+
+def as_photograph(figure: Figure) -> display.Image:
+    """A sheet of photographs as JPEG, for showing it in a notebook: a tenth of the PNG's size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 88})
+    plt.close(figure)
+    return display.Image(buffer.getvalue(), format="jpeg")
 
 
 def photo_with_scores(image: Image.Image, reading, truth: float | None = None) -> Figure:
@@ -82,7 +92,7 @@ def first_digits(reading) -> Figure:
 def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Figure:
     """Photographs in rows of `columns`, a short caption under each."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.55 * columns, 1.8 * rows), dpi=72)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.55 * columns, 1.8 * rows))
     for axis in np.atleast_1d(axes).flat:
         axis.axis("off")
     for axis, image, caption in zip(np.atleast_1d(axes).flat, images, captions, strict=False):
@@ -95,9 +105,7 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
 def tier_sheet(rows: dict[str, Sequence[Image.Image]]) -> Figure:
     """One attribute a row, one tier a column: the same scene with only that attribute changed."""
     columns = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.55 * columns, 1.75 * len(rows)), dpi=72
-    )
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, 1.95 * len(rows)))
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         attribute = taxonomy.BY_NAME[name]
         for axis in line:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from realqa_utils import language
 from realqa_utils.backbone import Backbone
 from realqa_utils.conversations import DIRECT, Form
 from realqa_utils.encoding import encode
@@ -42,9 +43,9 @@ def _prefill(backbone: Backbone, images: Sequence[Image.Image], form: Form) -> _
     rows = len(images)
     batch = encode(backbone, [form.question] * rows, [form.before] * rows, grids, end=False)
     del batch["labels"]
-    out = backbone.model(
-        **batch, pixel_values=pixels.to(backbone.model.dtype), use_cache=True, logits_to_keep=1
-    )
+    batch["pixel_values"] = pixels.to(backbone.model.dtype)
+    last = torch.tensor([batch["input_ids"].shape[1] - 1])
+    out = language.forward(backbone.model, batch, last, use_cache=True)
     position = batch["position_ids"][:, :, -1] + 1
     return _State(out.past_key_values, batch["attention_mask"], position, out.logits[:, -1])
 

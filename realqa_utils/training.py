@@ -27,7 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.trainer_utils import get_last_checkpoint
 
-from realqa_utils import adapters, losses
+from realqa_utils import adapters, language, losses
 from realqa_utils.backbone import Backbone
 from realqa_utils.conversations import FORMS
 from realqa_utils.datasets.table import Table
@@ -115,6 +115,11 @@ def frozen_tokens(backbone: Backbone, data: ScoreDataset) -> tuple[list[torch.Te
     return _TOKENS[key]
 
 
+def forget_frozen_tokens() -> None:
+    """Empty what `frozen_tokens` keeps: a timing must pay for the tower every time."""
+    _TOKENS.clear()
+
+
 def _weights_hash(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for parameter in module.parameters():
@@ -153,7 +158,7 @@ class ScoreTrainer(Trainer):
             seen = BaseModelOutputWithPooling(pooler_output=tuple(tokens))
             inputs["mm_encoder_outputs"] = {"image": seen}
         keep = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()  # columns that predict
-        logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits
+        logits = language.forward(model, inputs, keep, use_cache=False).logits
         places = torch.searchsorted(keep, places - 1) + 1  # as columns of these logits
         loss = self._loss(logits, labels[:, keep + 1], places, targets, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss

@@ -2,7 +2,7 @@
 
 Trials are independent, so many run side by side (`run_all`), and each is kept on disk under a hash
 of everything that decides its outcome: a rerun, or a run that was cut off, pays only for what is
-new.
+new. Vision towers that are adapted first (`adaptation`) are kept in the same way.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import load_file, save_file
 
+from realqa_utils import adaptation, parallel, provenance, results, scoring, training
 from realqa_utils import backbone as backbones
-from realqa_utils import parallel, provenance, results, scoring, training
+from realqa_utils.backbone import Backbone
 from realqa_utils.datasets.table import Split, Table
 from realqa_utils.photos import open_photo
 from realqa_utils.recipes import Recipe
@@ -27,9 +29,12 @@ from realqa_utils.views import View
 
 #: Modules whose code decides what a trial gives; an edit of another module keeps the cache.
 DECISIVE = (
-    "adapters", "backbone", "conversations", "encoding", "losses", "photos", "recipes", "scores",
-    "scoring",
-    "training", "trials", "views", "vision",
+    "adapters", "backbone", "conversations", "encoding", "language", "losses", "photos", "recipes",
+    "scores", "scoring", "training", "trials", "views", "vision",
+)  # fmt: skip
+#: The same for an adapted vision tower.
+DECISIVE_FOR_TOWER = (
+    "adaptation", "backbone", "baselines", "photos", "pretraining", "views", "vision",
 )  # fmt: skip
 
 
@@ -47,6 +52,11 @@ def run_all(
     trials: Sequence[Trial], cache: Path, workers: int | None = None, title: str = "trainings"
 ) -> list[pd.DataFrame]:
     """Readings of every trial in their order; what is in the cache is not computed again."""
+    towers = {_tower_path(trial, cache): trial for trial in trials if trial.recipe.tower_steps}
+    missing = [trial for path, trial in towers.items() if not path.exists()]
+    if missing:  # first, since several trials may start from one
+        make = partial(_adapted_tower, cache=cache)
+        parallel.run_all(make, missing, workers, "vision towers", batch=1)
     return parallel.run_all(partial(run, cache=cache), trials, workers, title, batch=1)
 
 
@@ -58,36 +68,54 @@ def run(trial: Trial, cache: Path) -> pd.DataFrame:
     """
     path = Path(cache) / f"{key(trial)}.csv"
     if not path.exists():
-        results.write_table(path, _compute(trial))
+        results.write_table(path, _compute(trial, cache))
     return pd.read_csv(path, dtype={"id": str})
 
 
 def key(trial: Trial) -> str:
     """Hash of recipe, view, model, data and the code that matters."""
-    facts = {
-        "recipe": training.recipe_record(trial.recipe, trial.view),
-        "model": model_hash(trial.model),
-        "train": _data(trial.split.train),
-        "test": _data(trial.split.test),
-        "code": _code_hash(),
-    }
+    return _hash(
+        {
+            "recipe": training.recipe_record(trial.recipe, trial.view),
+            "model": model_hash(trial.model),
+            "train": _data(trial.split.train),
+            "test": _data(trial.split.test),
+            "code": _code_hash(DECISIVE),
+            "tower": tower_key(trial),
+        }
+    )
+
+
+def tower_key(trial: Trial) -> str:
+    """The same for the vision tower that a trial starts from; it knows nothing of scores or M."""
+    steps = trial.recipe.tower_steps
+    if not steps:
+        return ""
+    photographs = _photographs(trial.split.train)
+    facts = {"steps": steps, "seed": trial.recipe.seed, "view": asdict(trial.view)}
+    facts |= {"model": model_hash(trial.model), "photographs": photographs}
+    return _hash(facts | {"code": _code_hash(DECISIVE_FOR_TOWER)})
+
+
+def _hash(facts: dict) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _data(table: Table) -> list[str]:
-    """Ids and MOS, how they are written, and the photographs by their names and sizes in bytes.
+    """Ids and MOS, how they are written, and the photographs."""
+    return [table.ids_hash, str(table.scale), _photographs(table)]
 
-    Sizes, because hashing the bytes of a large set at every look would cost minutes.
-    """
-    photographs = [f"{Path(p).name} {Path(p).stat().st_size}" for p in table.frame["path"]]
-    content = hashlib.sha256("\n".join(sorted(photographs)).encode()).hexdigest()
-    return [table.ids_hash, str(table.scale), content]
+
+def _photographs(table: Table) -> str:
+    """Names and sizes in bytes: hashing the bytes of a large set at every look costs minutes."""
+    names = [f"{Path(p).name} {Path(p).stat().st_size}" for p in table.frame["path"]]
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 @lru_cache
-def _code_hash() -> str:
+def _code_hash(modules: tuple[str, ...]) -> str:
     folder = Path(__file__).parent
-    return "".join(provenance.file_hash(folder / f"{name}.py")[:8] for name in DECISIVE)
+    return "".join(provenance.file_hash(folder / f"{name}.py")[:8] for name in modules)
 
 
 @lru_cache
@@ -99,16 +127,47 @@ def model_hash(source: str) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-def _compute(trial: Trial) -> pd.DataFrame:
+def starting_point(trial: Trial, cache: Path) -> Backbone:
+    """The backbone that a trial's training begins with: as it ships, or with an adapted tower."""
+    backbone = _load(trial)
+    if trial.recipe.tower_steps:
+        backbone.core.visual.load_state_dict(load_file(_adapted_tower(trial, cache)))
+    return backbone
+
+
+def _load(trial: Trial) -> Backbone:
+    backbone = backbones.load(trial.model)
+    if trial.view.size:
+        backbone.look_at(trial.view.size**2)
+    return backbone
+
+
+def _tower_path(trial: Trial, cache: Path) -> Path:
+    return Path(cache) / f"tower-{tower_key(trial)}.safetensors"
+
+
+def _adapted_tower(trial: Trial, cache: Path) -> Path:
+    """The file of the trial's vision tower, adapted to its training photographs at most once."""
+    path = _tower_path(trial, cache)
+    if not path.exists():
+        backbone, view = _load(trial), trial.view
+        seen = training.ScoreDataset(trial.split.train, view).photographs
+        adaptation.adapt(backbone, seen, view, trial.recipe.tower_steps, trial.recipe.seed)
+        weights = backbone.core.visual.state_dict()
+        results.write_atomically(path, lambda temporary: save_file(weights, temporary))
+    return path
+
+
+def _compute(trial: Trial, cache: Path) -> pd.DataFrame:
     with warnings.catch_warnings():  # a worker's warnings would tear the progress bar
         warnings.simplefilter("ignore")
-        backbone = backbones.load(trial.model)
+        backbone = starting_point(trial, cache)
         out = Path("unused")  # no checkpoints: a trial of this size is cheaper than saving it
         trained = training.train(backbone, trial.split.train, trial.recipe, trial.view, out)
         return read_table(trained, trial)
 
 
-def read_table(backbone: backbones.Backbone, trial: Trial) -> pd.DataFrame:
+def read_table(backbone: Backbone, trial: Trial) -> pd.DataFrame:
     """Readings of the test photographs, averaged over the windows of each."""
     view, test = trial.view, trial.split.test
     windows = [view.windows(open_photo(path)) for path in test.frame["path"]]

@@ -77,7 +77,8 @@ def test_verdicts_compare_three_digits_with_one(sets, readings):
 
 
 def test_kept_digits_of_a_perfect_model_rise_and_end_at_its_own_score(readings):
-    kept = digit_count.kept_digits(readings)
+    table = digit_count.kept_digits(SMOKE, readings)
+    kept = table.pivot(index=["dataset", "digits"], columns="kept", values="estimate")
     for name, digits in readings:
         row = kept.loc[(name, digits)].dropna()
         assert list(row.index) == list(range(1, digits + 1))
@@ -98,12 +99,14 @@ def test_saving_writes_tables_figure_record_and_claim(root, sets, readings, monk
     monkeypatch.setattr(trials, "model_hash", lambda source: "0" * 16)
     table = digit_count.table(SMOKE, sets, readings, seed=0)
     judged = digit_count.verdicts(SMOKE, readings, seed=0)
+    kept = digit_count.kept_digits(SMOKE, readings)
     figure = plots.digit_count(table)
     assert isinstance(figure, Figure)
     watch = results.Stopwatch()
-    digit_count.save(SMOKE, sets, table, judged, readings, figure, watch)
+    digit_count.save(SMOKE, sets, table, judged, kept, readings, figure, watch)
     folder = results.figure_dir("smoke")
     assert (folder / "05_digit_count.png").stat().st_size > 5000
+    assert len(pd.read_csv(folder / "05_digit_count_kept_digits.csv")) == len(kept)
     record = json.loads((folder / "05_digit_count.json").read_text())
     assert record["n"] == record["n_parsed"] == 80
     claim = results.claims("smoke").iloc[0]

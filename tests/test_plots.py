@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,3 +67,13 @@ def test_agreement_has_one_point_a_photograph():
     frame = pd.DataFrame({"target": [1.0, 2.0], "expected": [1.5, 2.5]})
     figure = plots.agreement({"set": frame})
     assert len(figure.axes[0].collections[0].get_offsets()) == 2
+
+
+def test_a_sheet_is_shown_as_a_jpeg_much_smaller_than_its_png():
+    noise = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    sheet = plots.contact_sheet([Image.fromarray(noise)], ["noise"], columns=1)
+    png = io.BytesIO()
+    sheet.savefig(png, format="png")
+    shown = plots.as_photograph(sheet)
+    assert Image.open(io.BytesIO(shown.data)).format == "JPEG"
+    assert len(shown.data) < len(png.getvalue()) / 2
