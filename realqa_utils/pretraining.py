@@ -153,7 +153,7 @@ def train_vision(backbone: Backbone, images, labels, steps: int, batch: int, see
         rows = generator.choice(len(images), batch, replace=False)
         logits = heads(image_tokens(backbone, _flip(images[rows], generator)))
         losses = {n: F.cross_entropy(logits[n], targets[n][rows]) for n in logits}
-        take_step(sum(losses.values()), parameters, adam, schedule)
+        _step(sum(losses.values()), parameters, adam, schedule)
         if step % 20 == 0:
             hits = {n: (logits[n].argmax(1) == targets[n][rows]).float().mean() for n in logits}
             smooth = {n: 0.9 * smooth.get(n, float(h)) + 0.1 * float(h) for n, h in hits.items()}
@@ -166,7 +166,7 @@ def _flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
-def take_step(loss: torch.Tensor, parameters, adam, schedule) -> None:
+def _step(loss: torch.Tensor, parameters, adam, schedule) -> None:
     adam.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -190,7 +190,7 @@ def train_language(backbone: Backbone, images, labels, steps: int, batch: int, s
         seen = _caption_loss(backbone, tokens[rows], said)
         numbers = [captions.number_text(generator) for _ in range(batch)]
         read = _text_loss(backbone, numbers)
-        take_step(seen + 0.5 * read, language, adam, schedule)
+        _step(seen + 0.5 * read, language, adam, schedule)
         if step % 20 == 0:
             progress.set_postfix(captions=f"{seen:.3f}", numbers=f"{read:.3f}")
 

@@ -90,7 +90,7 @@ _ALL = (
         train_images=0,
         test_images=0,
         recipe=_PHOTOS,
-        view=View(size=112, short=224, grid=2, random=True),
+        view=View(size=112, short=224, grid=3, random=True),
         seeds=(0, 1, 2, 3, 4),
         resamples=1000,
         data="real",

@@ -33,7 +33,6 @@ class Recipe:
     dropout: float = 0.05
     opinion_spread: float = 0.0  # sd of soft digits on the 0..10 scale; 0 trains on hard digits
     expectation_weight: float = 0.0  # of the squared error of E[S]
-    tower_steps: int = 0  # of `adaptation` of the vision tower, before training; 0: as it comes
 
     def __post_init__(self) -> None:
         _one_of("form", self.form, FORMS)
@@ -42,8 +41,6 @@ class Recipe:
         for key in ("steps", "digits", "batch_size", "accumulation", "rank"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: at least 1")
-        if self.tower_steps < 0:
-            raise ValueError(f"tower_steps={self.tower_steps}: at least 0")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide by accumulation {self.accumulation}"

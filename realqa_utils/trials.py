@@ -2,7 +2,7 @@
 
 Trials are independent, so many run side by side (`run_all`), and each is kept on disk under a hash
 of everything that decides its outcome: a rerun, or a run that was cut off, pays only for what is
-new. Vision towers that are adapted first (`adaptation`) are kept in the same way.
+new.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file, save_file
 
-from realqa_utils import adaptation, parallel, provenance, results, scoring, training
 from realqa_utils import backbone as backbones
+from realqa_utils import parallel, provenance, results, scoring, training
 from realqa_utils.backbone import Backbone
 from realqa_utils.datasets.table import Split, Table
 from realqa_utils.photos import open_photo
@@ -31,10 +30,6 @@ from realqa_utils.views import View
 DECISIVE = (
     "adapters", "backbone", "conversations", "encoding", "language", "losses", "photos", "recipes",
     "scores", "scoring", "training", "trials", "views", "vision",
-)  # fmt: skip
-#: The same for an adapted vision tower.
-DECISIVE_FOR_TOWER = (
-    "adaptation", "backbone", "baselines", "photos", "pretraining", "views", "vision",
 )  # fmt: skip
 
 
@@ -52,11 +47,6 @@ def run_all(
     trials: Sequence[Trial], cache: Path, workers: int | None = None, title: str = "trainings"
 ) -> list[pd.DataFrame]:
     """Readings of every trial in their order; what is in the cache is not computed again."""
-    towers = {_tower_path(trial, cache): trial for trial in trials if trial.recipe.tower_steps}
-    missing = [trial for path, trial in towers.items() if not path.exists()]
-    if missing:  # first, since several trials may start from one
-        make = partial(_adapted_tower, cache=cache)
-        parallel.run_all(make, missing, workers, "vision towers", batch=1)
     return parallel.run_all(partial(run, cache=cache), trials, workers, title, batch=1)
 
 
@@ -68,54 +58,36 @@ def run(trial: Trial, cache: Path) -> pd.DataFrame:
     """
     path = Path(cache) / f"{key(trial)}.csv"
     if not path.exists():
-        results.write_table(path, _compute(trial, cache))
+        results.write_table(path, _compute(trial))
     return pd.read_csv(path, dtype={"id": str})
 
 
 def key(trial: Trial) -> str:
     """Hash of recipe, view, model, data and the code that matters."""
-    return _hash(
-        {
-            "recipe": training.recipe_record(trial.recipe, trial.view),
-            "model": model_hash(trial.model),
-            "train": _data(trial.split.train),
-            "test": _data(trial.split.test),
-            "code": _code_hash(DECISIVE),
-            "tower": tower_key(trial),
-        }
-    )
-
-
-def tower_key(trial: Trial) -> str:
-    """The same for the vision tower that a trial starts from; it knows nothing of scores or M."""
-    steps = trial.recipe.tower_steps
-    if not steps:
-        return ""
-    photographs = _photographs(trial.split.train)
-    facts = {"steps": steps, "seed": trial.recipe.seed, "view": asdict(trial.view)}
-    facts |= {"model": model_hash(trial.model), "photographs": photographs}
-    return _hash(facts | {"code": _code_hash(DECISIVE_FOR_TOWER)})
-
-
-def _hash(facts: dict) -> str:
+    facts = {
+        "recipe": training.recipe_record(trial.recipe, trial.view),
+        "model": model_hash(trial.model),
+        "train": _data(trial.split.train),
+        "test": _data(trial.split.test),
+        "code": _code_hash(),
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _data(table: Table) -> list[str]:
-    """Ids and MOS, how they are written, and the photographs."""
-    return [table.ids_hash, str(table.scale), _photographs(table)]
+    """Ids and MOS, how they are written, and the photographs by their names and sizes in bytes.
 
-
-def _photographs(table: Table) -> str:
-    """Names and sizes in bytes: hashing the bytes of a large set at every look costs minutes."""
-    names = [f"{Path(p).name} {Path(p).stat().st_size}" for p in table.frame["path"]]
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    Sizes, because hashing the bytes of a large set at every look would cost minutes.
+    """
+    photographs = [f"{Path(p).name} {Path(p).stat().st_size}" for p in table.frame["path"]]
+    content = hashlib.sha256("\n".join(sorted(photographs)).encode()).hexdigest()
+    return [table.ids_hash, str(table.scale), content]
 
 
 @lru_cache
-def _code_hash(modules: tuple[str, ...]) -> str:
+def _code_hash() -> str:
     folder = Path(__file__).parent
-    return "".join(provenance.file_hash(folder / f"{name}.py")[:8] for name in modules)
+    return "".join(provenance.file_hash(folder / f"{name}.py")[:8] for name in DECISIVE)
 
 
 @lru_cache
@@ -127,41 +99,18 @@ def model_hash(source: str) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-def starting_point(trial: Trial, cache: Path) -> Backbone:
-    """The backbone that a trial's training begins with: as it ships, or with an adapted tower."""
-    backbone = _load(trial)
-    if trial.recipe.tower_steps:
-        backbone.core.visual.load_state_dict(load_file(_adapted_tower(trial, cache)))
-    return backbone
-
-
-def _load(trial: Trial) -> Backbone:
+def starting_point(trial: Trial) -> Backbone:
+    """The backbone that a trial's training begins with, seeing windows at their own size."""
     backbone = backbones.load(trial.model)
     if trial.view.size:
         backbone.look_at(trial.view.size**2)
     return backbone
 
 
-def _tower_path(trial: Trial, cache: Path) -> Path:
-    return Path(cache) / f"tower-{tower_key(trial)}.safetensors"
-
-
-def _adapted_tower(trial: Trial, cache: Path) -> Path:
-    """The file of the trial's vision tower, adapted to its training photographs at most once."""
-    path = _tower_path(trial, cache)
-    if not path.exists():
-        backbone, view = _load(trial), trial.view
-        seen = training.ScoreDataset(trial.split.train, view).photographs
-        adaptation.adapt(backbone, seen, view, trial.recipe.tower_steps, trial.recipe.seed)
-        weights = backbone.core.visual.state_dict()
-        results.write_atomically(path, lambda temporary: save_file(weights, temporary))
-    return path
-
-
-def _compute(trial: Trial, cache: Path) -> pd.DataFrame:
+def _compute(trial: Trial) -> pd.DataFrame:
     with warnings.catch_warnings():  # a worker's warnings would tear the progress bar
         warnings.simplefilter("ignore")
-        backbone = starting_point(trial, cache)
+        backbone = starting_point(trial)
         out = Path("unused")  # no checkpoints: a trial of this size is cheaper than saving it
         trained = training.train(backbone, trial.split.train, trial.recipe, trial.view, out)
         return read_table(trained, trial)
