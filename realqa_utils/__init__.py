@@ -4,4 +4,9 @@ The notebooks are what people open; this package holds what they share. Data flo
 `datasets -> conversations -> training -> scoring -> statistics -> paper -> results`.
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+# On CPUs with AVX512-BF16 its import warns of a missing kernel, which only 4-bit models would use.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

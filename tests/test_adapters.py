@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +220,10 @@ def test_only_trained_parameters_get_gradients(fresh):
         backbone.model(**batch, pixel_values=pixels).loss.backward()
         for name, parameter in backbone.model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_the_import_says_nothing():
+    """Libraries warn at import, on some CPUs only, of what nothing here uses."""
+    command = [sys.executable, "-c", "import realqa_utils.adapters"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
