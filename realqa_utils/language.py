@@ -75,10 +75,10 @@ def forward(
     """The model's output with logits (batch, len(columns), vocabulary) at `columns` only.
 
     `inputs` are those of the model's own `forward` but for the labels, with input_ids,
-    attention_mask, position_ids and mm_token_type_ids; `columns` ascend. The result is that of the plain call with
-    `logits_to_keep=columns`, to rounding; with dropout, rows share what is dropped of the words
-    they share. `past_key_values` of the result covers every column. Models of another class than
-    Qwen2-VL, or with another attention than torch's, take the plain call.
+    attention_mask, position_ids and mm_token_type_ids; `columns` ascend. The result is that of the
+    plain call with `logits_to_keep=columns`, to rounding; with dropout, rows share what is dropped
+    of the words they share. `past_key_values` of the result covers every column. Models of another
+    class than Qwen2-VL, or with another attention than torch's, take the plain call.
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     if not _known(base):
