@@ -39,7 +39,7 @@ def use_style() -> None:
 
 
 def as_photograph(figure: Figure) -> display.Image:
-    """A sheet of photographs as JPEG, for showing it in a notebook: a tenth of the PNG's size."""
+    """A sheet of photographs as JPEG, for showing it in a notebook: much smaller than a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 88})
     plt.close(figure)
