@@ -57,6 +57,13 @@ def prepare(
     return Backbone(model, backbone.tokenizer, backbone.image_processor, backbone.name)
 
 
+def merged(backbone: Backbone) -> Backbone:
+    """The same model with an adapter added into its weights; one without stays as it is."""
+    model = backbone.model
+    whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    return Backbone(whole, backbone.tokenizer, backbone.image_processor, backbone.name)
+
+
 def load_adapter(backbone: Backbone, folder: str | Path) -> Backbone:
     """Put a saved adapter on a backbone (safetensors only).
 

@@ -123,7 +123,7 @@ def load(source: str | Path = "mini", dtype: torch.dtype = torch.float32) -> Bac
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     _digit_ids(tokenizer)
-    with _quiet(folder == MINI_FOLDER):
+    with quiet(folder == MINI_FOLDER):
         model = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
@@ -137,9 +137,9 @@ def _digit_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 @contextmanager
-def _quiet(quiet: bool) -> Iterator[None]:
-    """Hide the library's progress bar for weights that load in a blink."""
-    hide = quiet and logging.is_progress_bar_enabled()
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Hide the library's progress bar for weights that load or save in a blink."""
+    hide = wanted and logging.is_progress_bar_enabled()
     if hide:
         logging.disable_progress_bar()
     try:

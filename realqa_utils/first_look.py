@@ -89,7 +89,7 @@ def teach(profile: Profile, split: Split, seed: int) -> backbone.Backbone:
     recipe = replace(profile.recipe, seed=seed, digits=3)
     out = results.run_dir(profile, "first_look")
     trial = trials.Trial(split, recipe, profile.view, profile.model)
-    fresh = trials.starting_point(trial)
+    fresh = trials.starting_point(trial, results.run_dir(profile, "trials"))
     return training.train(fresh, split.train, recipe, profile.view, out, progress=True)
 
 

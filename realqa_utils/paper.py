@@ -6,6 +6,10 @@ claim: each claim is stated so that a positive difference supports it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
+
 CLAIMS: dict[str, str] = {
     "T1-stage1-beats-zero-shot": (
         "Fine-tuning on attributes (stage 1) raises the mean attribute SRCC over zero-shot"
@@ -29,6 +33,19 @@ CLAIMS: dict[str, str] = {
     "S47-cross-domain": "With chain of thought the model is better on sets that it never saw",
     "S47-video-zero-shot": "Trained on images only, the model orders videos by quality",
 }
+
+TABLES = Path(__file__).with_name("paper_tables.csv")
+
+
+def printed(table: int) -> pd.DataFrame:
+    """Table 1, 2 or 3 as printed, tidy: row, dataset, column, metric, value, source, grade, note.
+
+    `grade` says how sure a cell is: the public text lost some of its column borders.
+    """
+    every = pd.read_csv(TABLES, dtype=str)
+    rows = every[every["table"] == str(table)].drop(columns="table").reset_index(drop=True)
+    return rows.assign(value=pd.to_numeric(rows["value"].replace("N.A.", None)))
+
 
 VERDICTS = ("holds", "fails", "undecided")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -168,3 +169,132 @@ def agreement(frames: dict[str, pd.DataFrame], column: str = "expected") -> Figu
         axis.set_title(name)
     figure.tight_layout()
     return figure
+
+
+def attribute_profile(table: pd.DataFrame, metric: str = "srcc") -> Figure:
+    """Table 1 as dots: `metric` of every model per attribute, with intervals; N.A. is left out.
+
+    `table` has the columns attribute, model, metric, estimate, low, high.
+    """
+    table = table[table["metric"] == metric]
+    names, models = list(dict.fromkeys(table["attribute"])), list(dict.fromkeys(table["model"]))
+    figure, axis = plt.subplots(figsize=(9.6, 0.5 * len(names) + 1.2))
+    colours = sns.color_palette([ACCENT, SECOND, THIRD, MUTED, INK], len(models))
+    for index, model in enumerate(models):
+        rows = table[table["model"] == model].set_index("attribute").loc[names]
+        y = np.arange(len(names)) + 0.16 * (index - (len(models) - 1) / 2)
+        error = np.abs(rows[["low", "high"]].to_numpy().T - rows["estimate"].to_numpy())
+        axis.errorbar(
+            rows["estimate"], y, xerr=np.nan_to_num(error), color=colours[index], fmt="o", ms=5,
+            capsize=2, lw=1.4, label=model,
+        )  # fmt: skip
+    titles = [taxonomy.BY_NAME[n].title if n in taxonomy.BY_NAME else n.title() for n in names]
+    axis.set_yticks(range(len(names)), titles)
+    axis.axvline(0, color=MUTED, lw=1)
+    axis.set(xlabel=f"{metric.upper()} of codes, 95 % interval", ylim=(len(names) - 0.4, -0.6))
+    columns = 4 if len("".join(models)) < 80 else 3  # what fits into the width
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    lines = -(-len(models) // columns)
+    figure.tight_layout(rect=(0, 0.27 * lines / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def confusions(shares: dict[str, pd.DataFrame]) -> Figure:
+    """One panel an attribute: what is answered (columns) for each true code (rows), in shares."""
+    figure, axes = plt.subplots(3, 3, figsize=(9.6, 8.4))
+    colours = sns.light_palette(SECOND, as_cmap=True)
+    for axis, name in zip(axes.flat, taxonomy.SCORED, strict=True):
+        attribute = taxonomy.BY_NAME[name]
+        axis.set_title(attribute.title)
+        if name not in shares:
+            axis.text(0.5, 0.5, "no answers", ha="center", color=MUTED, transform=axis.transAxes)
+            axis.axis("off")
+            continue
+        codes = list(attribute.codes)
+        table = shares[name].reindex(columns=codes, fill_value=0).reindex(codes)
+        sns.heatmap(
+            table, ax=axis, vmin=0, vmax=1, cmap=colours, annot=table.size <= 9, fmt=".2f",
+            cbar=False, linewidths=0.4, annot_kws={"size": 8}, xticklabels=codes, yticklabels=codes,
+        )  # fmt: skip
+        axis.set(xlabel="answered", ylabel="true")
+        axis.tick_params(rotation=0, labelsize=9)
+        axis.grid(visible=False)
+    figure.tight_layout()
+    return figure
+
+
+def cards(images: Sequence[Image.Image], texts: Sequence[Sequence[tuple[str, str]]]) -> Figure:
+    """Fig. 1a as cards: photographs beside their lines, each (heading, value) or ("", reason)."""
+    rows = -(-len(images) // 2)
+    figure, axes = plt.subplots(
+        rows, 4, figsize=(12.4, 2.8 * rows), width_ratios=(2.7, 3.4) * 2, squeeze=False
+    )
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, wspace=0.06, hspace=0.08)
+    for axis in axes.flat:
+        axis.axis("off")
+    pairs = axes.reshape(-1, 2)[: len(images)]
+    for (left, right), image, text in zip(pairs, images, texts, strict=True):
+        left.imshow(image)
+        left.set_anchor("N")
+        _card(right, text)
+    return figure
+
+
+def _card(axis, text: Sequence[tuple[str, str]], width: int = 48) -> None:
+    """`width` characters a line; a value too long to stand beside its heading goes below it."""
+    lines: list[tuple[str, str]] = []
+    for heading, value in text:
+        beside = heading and len(value) <= width // 2
+        lines += [(heading, value if beside else "")] if heading else []
+        lines += [("", part) for part in textwrap.wrap(value, width)] if not beside else []
+    for number, (heading, value) in enumerate(lines):
+        y = 1 - (number + 0.5) / max(14, len(lines))
+        x, style = (0.42, {"weight": "bold"}) if heading else (0.03, {"style": "italic"})
+        axis.text(0, y, heading, fontsize=9, color=MUTED, va="center")
+        axis.text(x, y, value, fontsize=9, color=INK, va="center", **style)
+
+
+def rows_with_intervals(table: pd.DataFrame, label: str, value: str, title: str = "") -> Figure:
+    """A forest: one row of `table` a line, its estimate and interval; columns low, high, estimate.
+
+    `label` names the column of the line's text, `value` what is on the axis.
+    """
+    figure, axis = plt.subplots(figsize=(8.4, 0.5 * len(table) + 1.1))
+    y = np.arange(len(table))
+    error = np.abs(table[["low", "high"]].to_numpy().T - table["estimate"].to_numpy())
+    axis.errorbar(
+        table["estimate"], y, xerr=np.nan_to_num(error), fmt="o", color=SECOND, capsize=3, lw=1.8
+    )
+    axis.set_yticks(y, table[label])
+    axis.set(xlabel=value, title=title, ylim=(len(table) - 0.4, -0.6))
+    figure.tight_layout()
+    return figure
+
+
+def label_shares(shares: dict[str, pd.Series]) -> Figure:
+    """How often each label (score, tier index) occurs, one panel an attribute."""
+    figure, axes = plt.subplots(3, 3, figsize=(9.6, 6.8))
+    for axis, (name, share) in zip(axes.flat, shares.items(), strict=True):
+        attribute = taxonomy.BY_NAME[name]
+        labels = range(len(attribute.tiers)) if attribute.tiers else attribute.codes
+        axis.bar(share.index, share, color=SECOND, width=0.8)
+        axis.set_title(attribute.title)
+        axis.set_xticks(labels, [_short(t.words) for t in attribute.tiers] or labels)
+        axis.tick_params(axis="x", labelsize=7.5)
+        axis.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+        axis.grid(axis="x", visible=False)
+    figure.tight_layout()
+    return figure
+
+
+def _short(words: str) -> str:
+    """The words of a tier, narrow enough for five side by side."""
+    return words.split(" (")[0].replace(" ", "\n").replace("rexposed", "r-\nexposed")
+
+
+def granularity(table: pd.DataFrame) -> Figure:
+    """Table 2 as a forest: mean SRCC over the attributes by what was trained on and asked."""
+    rows = table[(table["attribute"] == "average") & (table["metric"] == "srcc")]
+    several = rows["model"].map(rows["model"].value_counts()) > 1
+    label = rows["model"].where(~several, rows["model"] + "\nasked: " + rows["asked"])
+    return rows_with_intervals(rows.assign(row=label), "row", "mean SRCC, 95 % interval")

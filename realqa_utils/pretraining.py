@@ -2,7 +2,8 @@
 
 1. The tokenizer is trained on the kit's own texts.
 2. The vision tower starts from a 2-D DCT patch embedding (a transformer of this size never finds
-   spatial frequencies by itself) and is trained with dense heads on the drawn attributes.
+   spatial frequencies by itself) and is trained with dense heads on the drawn attributes and on
+   the spectra of patches, which need no labels.
 3. The language side learns captions and number text on top of the frozen tower.
 
 The hidden quality and the MOS are never shown: scores are for fine-tuning to teach.
@@ -23,15 +24,17 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from realqa_utils import captions, taxonomy, vision
+from realqa_utils import captions, optimisers, taxonomy, vision
+from realqa_utils.adaptation import SpectraHeads, image_tokens
 from realqa_utils.backbone import MINI_FOLDER, Backbone, as_images, load, new_mini
-from realqa_utils.conversations import vocabulary_texts
+from realqa_utils.conversations import MIX, vocabulary_texts
 from realqa_utils.datasets import mini, subjects
 from realqa_utils.encoding import encode
 from realqa_utils.parallel import run_all
 from realqa_utils.results import write_json
 from realqa_utils.tokenizer import train_tokenizer
 
+SPECTRA_WEIGHT = 2.0  # of the error of the spectra beside the sum of eleven cross entropies
 VOCABULARY = 900  # bytes and merges: everything the kit says, in whole words
 WORDS = {
     "subject": [s for painters in subjects.PAINTERS.values() for s in painters],
@@ -118,60 +121,40 @@ class DenseHeads(nn.Module):
         return {name: head(mean) for name, head in self.heads.items()}
 
 
-def image_tokens(backbone: Backbone, images: np.ndarray) -> torch.Tensor:
-    """Output of the vision tower (n, tokens, width) for equal photographs uint8 (n, h, w, 3)."""
-    pixels, grid = vision.patchify(images, backbone.image_processor)
-    visual = backbone.model.model.visual
-    return visual(pixels, grid_thw=grid).pooler_output.view(len(images), -1, backbone.width)
-
-
-def optimiser(parameters, rate: float, steps: int):
-    """AdamW with 5 % warm-up and cosine decay."""
-    adam = torch.optim.AdamW(parameters, rate, betas=(0.9, 0.98), weight_decay=0.02)
-    warm = max(1, steps // 20)
-
-    def factor(step: int) -> float:
-        share = (step - warm) / max(1, steps - warm)
-        return (step + 1) / warm if step < warm else 0.5 * (1 + np.cos(np.pi * share))
-
-    return adam, torch.optim.lr_scheduler.LambdaLR(adam, factor)
-
-
 def train_vision(backbone: Backbone, images, labels, steps: int, batch: int, seed: int) -> None:
-    """Dense heads on the image tokens, cross entropy summed over the attributes."""
+    """Dense heads on the image tokens: cross entropy of the attributes, error of the spectra."""
     generator = np.random.default_rng(seed)
     sample = generator.choice(len(images), min(512, len(images)), replace=False)
     pixels, _ = vision.patchify(images[sample], backbone.image_processor)
     dct_patch_embedding(backbone.model, pixels)
     heads, targets = DenseHeads(backbone.width), class_ids(labels)
-    visual = backbone.model.model.visual
-    parameters = [*visual.parameters(), *heads.parameters()]
-    adam, schedule = optimiser(parameters, 1e-3, steps)
+    textures = SpectraHeads(backbone.width, images[sample])
+    visual = backbone.core.visual
+    trained = nn.ModuleDict({"visual": visual, "heads": heads, "textures": textures})
+    optimiser = optimisers.muon(trained.named_parameters(), 1e-3, weight_decay=0.02)
+    schedule = optimisers.cosine(optimiser, steps)
     progress = tqdm(range(steps), "vision tower", mininterval=5)
     smooth: dict[str, float] = {}
     for step in progress:
         rows = generator.choice(len(images), batch, replace=False)
-        logits = heads(image_tokens(backbone, _flip(images[rows], generator)))
-        losses = {n: F.cross_entropy(logits[n], targets[n][rows]) for n in logits}
-        _step(sum(losses.values()), parameters, adam, schedule)
+        seen = _flip(images[rows], generator)
+        tokens = image_tokens(backbone, seen)
+        logits = heads(tokens)
+        losses = [F.cross_entropy(logits[n], targets[n][rows]) for n in logits]
+        texture = textures.loss(tokens, seen)
+        total = sum(losses) + SPECTRA_WEIGHT * texture
+        optimisers.take_step(total, trained.parameters(), optimiser, schedule)
         if step % 20 == 0:
             hits = {n: (logits[n].argmax(1) == targets[n][rows]).float().mean() for n in logits}
             smooth = {n: 0.9 * smooth.get(n, float(h)) + 0.1 * float(h) for n, h in hits.items()}
-            progress.set_postfix({n[:12]: f"{h:.2f}" for n, h in smooth.items()})
+            shown = {n[:12]: f"{h:.2f}" for n, h in smooth.items()}
+            progress.set_postfix(shown | {"spectra": f"{texture:.2f}"})
 
 
 def _flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Mirror a random half: no label of the mini world knows left from right."""
     mirrored = generator.uniform(size=len(images)) < 0.5
     return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-
-
-def _step(loss: torch.Tensor, parameters, adam, schedule) -> None:
-    adam.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    adam.step()
-    schedule.step()
 
 
 def train_language(backbone: Backbone, images, labels, steps: int, batch: int, seed: int) -> None:
@@ -181,8 +164,9 @@ def train_language(backbone: Backbone, images, labels, steps: int, batch: int, s
     with torch.no_grad():
         parts = [image_tokens(backbone, images[i : i + 128]) for i in range(0, len(images), 128)]
     tokens = torch.cat(parts)
-    language = [p for n, p in model.named_parameters() if "visual" not in n]
-    adam, schedule = optimiser(language, 2e-3, steps)
+    language = [(n, p) for n, p in model.named_parameters() if "visual" not in n]
+    optimiser = optimisers.muon(language, 1e-3, weight_decay=0.02)
+    schedule = optimisers.cosine(optimiser, steps)
     progress = tqdm(range(steps), "language side", mininterval=5)
     for step in progress:
         rows = generator.choice(len(labels), batch, replace=False)
@@ -190,7 +174,7 @@ def train_language(backbone: Backbone, images, labels, steps: int, batch: int, s
         seen = _caption_loss(backbone, tokens[rows], said)
         numbers = [captions.number_text(generator) for _ in range(batch)]
         read = _text_loss(backbone, numbers)
-        _step(seen + 0.5 * read, language, adam, schedule)
+        optimisers.take_step(seen + 0.5 * read, [p for _, p in language], optimiser, schedule)
         if step % 20 == 0:
             progress.set_postfix(captions=f"{seen:.3f}", numbers=f"{read:.3f}")
 
@@ -244,9 +228,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("realqa pretrain", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=MINI_FOLDER)
     parser.add_argument("--scenes", type=int, default=24_000)
-    parser.add_argument("--vision-steps", type=int, default=3_500)
+    parser.add_argument("--vision-steps", type=int, default=2_000)
     parser.add_argument("--vision-batch", type=int, default=64)
-    parser.add_argument("--language-steps", type=int, default=1_500)
+    parser.add_argument("--language-steps", type=int, default=1_200)
     parser.add_argument("--language-batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -280,7 +264,8 @@ def _tokenizer(labels: list[dict], seed: int):
     rng = np.random.default_rng([seed, 2])
     said = [captions.caption(row) for row in labels[:2000]]
     numbers = [captions.number_text(rng) for _ in range(2000)]
-    return train_tokenizer([*said, *numbers, *vocabulary_texts() * 50], VOCABULARY)
+    answers = [MIX.answer(row) for row in labels[:500]]
+    return train_tokenizer([*said, *numbers, *answers, *vocabulary_texts() * 50], VOCABULARY)
 
 
 def _record(folder: Path, options: dict, workers: int) -> None:

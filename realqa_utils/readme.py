@@ -17,7 +17,11 @@ def render() -> str:
     """Markdown of the claims, the tables and the speeds that have been recorded."""
     figures = results.home() / "figures"
     parts = [_digit_count(figures / profile, profile) for profile in ("mini", "photos")]
-    parts += [_captions(), _speed(figures / "mini" / "training_speed.csv")]
+    parts += [
+        _composite(figures / "mini"),
+        _captions(),
+        _speed(figures / "mini" / "training_speed.csv"),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -53,6 +57,31 @@ def _verdicts(folder: Path) -> str:
             f"({row.estimate:+.3f}, {row.low:+.3f} to {row.high:+.3f})"
         )
     return "\n".join(lines)
+
+
+def _composite(folder: Path) -> str:
+    path = folder / "01_dataset_and_composite.csv"
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path).query("metric == 'srcc'").set_index("model")
+    names = [name for name in table.index.unique() if name != "single"]
+    rows = ["| score from nine attributes | SRCC with the raters' mean |", "|---|---|"]
+    for name in names:
+        row = table.loc[name]
+        rows.append(f"| {name} | {row['estimate']:.3f} [{row['low']:.3f}, {row['high']:.3f}] |")
+    curation = pd.read_csv(folder / "01_dataset_and_composite_curation.csv").dropna(
+        subset="estimate"
+    )
+    found = curation.pivot(index="defect", columns="metric", values="estimate")
+    said = [
+        f"{d.replace('_', ' ')} {r['precision']:.2f} / {r['recall']:.2f}"
+        for d, r in found.iterrows()
+    ]
+    return (
+        "**Notebook 01 on `mini`**: a composite of the true labels, on held-out photographs.\n\n"
+        + "\n".join(rows)
+        + f"\n\nCuration, precision / recall on defects drawn in: {', '.join(said)}."
+    )
 
 
 def _captions() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from realqa_utils.conversations import FORMS
+from realqa_utils import optimisers
+from realqa_utils.conversations import FORMS, STAGE_1
 
 LANGUAGE_MODES = ("lora", "full")
 VISION_MODES = ("lora", "full", "frozen")
@@ -20,7 +21,7 @@ class Recipe:
     steps: int  # optimiser steps
     seed: int = 0
     digits: int = 3  # M
-    form: str = "direct"
+    form: str = "direct"  # or a set of stage 1: attributes | levels | mix | mix_low_first | all
     batch_size: int = 32  # photographs per optimiser step, with all accumulation
     accumulation: int = 1  # forward passes that make up a step
     learning_rate: float = 1e-4
@@ -33,20 +34,27 @@ class Recipe:
     dropout: float = 0.05
     opinion_spread: float = 0.0  # sd of soft digits on the 0..10 scale; 0 trains on hard digits
     expectation_weight: float = 0.0  # of the squared error of E[S]
+    optimiser: str = "adamw"  # adamw | muon (full training only)
+    tower_steps: int = 0  # of `adaptation` of the vision tower, before training; 0: as it comes
 
     def __post_init__(self) -> None:
-        _one_of("form", self.form, FORMS)
+        _one_of("form", self.form, FORMS | STAGE_1)
         _one_of("language", self.language, LANGUAGE_MODES)
         _one_of("vision", self.vision, VISION_MODES)
+        _one_of("optimiser", self.optimiser, optimisers.NAMES)
         for key in ("steps", "digits", "batch_size", "accumulation", "rank"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: at least 1")
+        if self.tower_steps < 0:
+            raise ValueError(f"tower_steps={self.tower_steps}: at least 0")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide by accumulation {self.accumulation}"
             )
         if self.language == "full" and self.vision == "lora":
             raise ValueError("vision='lora' needs language='lora'; or train vision in full")
+        if self.optimiser == "muon" and self.language != "full":
+            raise ValueError("optimiser='muon' needs language='full': it is not for LoRA's factors")
 
 
 def _one_of(key: str, value: str, known) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning on digit scores with the Hugging Face `Trainer`.
+"""Fine-tuning on scores or attributes with the Hugging Face `Trainer`.
 
 A `Recipe` says everything that decides the outcome. Photographs are decoded once, before the first
 step; a step works on token batches from `encoding`, computes logits at the answer only, and skips
@@ -27,91 +27,78 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.trainer_utils import get_last_checkpoint
 
-from realqa_utils import adapters, language, losses
+from realqa_utils import adapters, language, lessons, losses, optimisers
 from realqa_utils.backbone import Backbone
-from realqa_utils.conversations import FORMS
 from realqa_utils.datasets.table import Table
-from realqa_utils.encoding import IGNORED, Grid, digit_tokens, encode, encode_prompt
+from realqa_utils.encoding import IGNORED, Grid, encode
 from realqa_utils.photos import open_photo
 from realqa_utils.recipes import Recipe
 from realqa_utils.views import View
 
+FROZEN_WINDOWS = 12  # random ones; as good as a fresh one at every step, and faster
 
-class ScoreDataset(torch.utils.data.Dataset):
-    """Photographs of a table with targets on the 0..10 scale; decoded once, kept in memory."""
+
+class Photographs:
+    """The photographs of a table as a view fits them; decoded once, kept in memory."""
 
     def __init__(self, table: Table, view: View):
         self.paths = tuple(table.frame["path"])
-        self.targets = table.targets
         self.view = view
 
+    @property
+    def windows(self) -> int:
+        """Windows of each photograph that a frozen tower looks at, once, before training."""
+        return FROZEN_WINDOWS if self.view.random else 1
+
     @cached_property
-    def photographs(self) -> list[Image.Image]:
+    def fitted(self) -> list[Image.Image]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the interpreter lock
             return list(pool.map(lambda path: self.view.fit(open_photo(path)), self.paths))
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> int:
-        return index  # the collator fetches a whole batch at once
-
 
 class Collator:
-    """Row numbers -> one batch: tokens, positions, labels, pixels, digit columns, targets."""
+    """Row numbers -> one batch: tokens, positions, labels, pixels, and what the lesson adds."""
 
-    def __init__(self, backbone: Backbone, data: ScoreDataset, recipe: Recipe):
-        self.backbone, self.data, self.recipe = backbone, data, recipe
-        self.form = FORMS[recipe.form]
-        self.tokens = frozen_tokens(backbone, data) if self._cacheable else None
-
-    @property
-    def _cacheable(self) -> bool:
-        return self.recipe.vision == "frozen" and not self.data.view.random
+    def __init__(self, backbone: Backbone, table: Table, recipe: Recipe, view: View):
+        self.backbone, self.recipe = backbone, recipe
+        self.data, self.lesson = Photographs(table, view), lessons.of(recipe, table)
+        frozen = recipe.vision == "frozen"
+        self.tokens = frozen_tokens(backbone, self.data, recipe.seed) if frozen else None
 
     def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        scores = self.data.targets[list(rows)]
-        answers = [self.form.answer(score, self.recipe.digits) for score in scores]
+        # Stateless: a batch has the same windows whether or not the run was interrupted.
+        rng = np.random.default_rng([self.recipe.seed, *rows])
         if self.tokens is None:
-            # Stateless: a batch has the same windows whether or not the run was interrupted.
-            rng = np.random.default_rng([self.recipe.seed, *rows])
-            images = [self.data.view.training(self.data.photographs[r], rng) for r in rows]
+            images = [self.data.view.training(self.data.fitted[r], rng) for r in rows]
             pixels, grids = self.backbone.pixels(images)
             seen = {"pixel_values": pixels}
         else:
-            tokens, grids = ([part[row] for row in rows] for part in self.tokens)
+            count = self.data.windows
+            picked = [row * count + rng.integers(count) for row in rows]
+            tokens, grids = ([part[i] for i in picked] for part in self.tokens)
             seen = {"image_tokens": tokens}
-        batch = encode(self.backbone, [self.form.question] * len(rows), answers, grids)
-        return (
-            batch
-            | seen
-            | {
-                "digit_places": self._digit_places(answers, grids),
-                "targets": torch.as_tensor(scores),  # float32 could round to other digits
-            }
-        )
-
-    def _digit_places(self, answers: Sequence[str], grids: Sequence) -> torch.Tensor:
-        """Columns (batch, M) of the digits, found by their place in the form."""
-        tokenizer, rows = self.backbone.tokenizer, []
-        for answer, grid in zip(answers, grids, strict=True):
-            start = len(encode_prompt(self.backbone, self.form.question, grid).ids)
-            inside = digit_tokens(tokenizer, answer, self.form.score_span(answer))
-            rows.append([start + i for i in inside])
-        return torch.tensor(rows)
+        questions, answers = self.lesson.conversations(rows)
+        batch = encode(self.backbone, questions, answers, grids)
+        return batch | seen | self.lesson.extras(self.backbone, rows, answers, grids)
 
 
 _TOKENS: dict = {}  # what frozen towers said; several trainings in one process share it
 
 
-def frozen_tokens(backbone: Backbone, data: ScoreDataset) -> tuple[list[torch.Tensor], list[Grid]]:
-    """What a frozen tower says of every photograph, (tokens, width) each, and their grids."""
+def frozen_tokens(
+    backbone: Backbone, data: Photographs, seed: int = 0
+) -> tuple[list[torch.Tensor], list[Grid]]:
+    """What a frozen tower says of every window, (tokens, width) each, and their grids.
+
+    Window k of photograph i is number i x `data.windows` + k.
+    """
     seen = backbone.image_processor.to_json_string()
-    key = (_weights_hash(backbone.core.visual), seen, data.paths, data.view)
+    drawn = seed if data.view.random else None
+    key = (_weights_hash(backbone.core.visual), seen, data.paths, data.view, drawn)
     if key not in _TOKENS:
         if len(_TOKENS) == 4:
             _TOKENS.pop(next(iter(_TOKENS)))
-        _TOKENS[key] = _frozen_tokens(backbone, data)
+        _TOKENS[key] = _frozen_tokens(backbone, data, seed)
     return _TOKENS[key]
 
 
@@ -129,9 +116,10 @@ def _weights_hash(module: torch.nn.Module) -> str:
 
 @torch.no_grad()
 def _frozen_tokens(
-    backbone: Backbone, data: ScoreDataset, batch: int = 64
+    backbone: Backbone, data: Photographs, seed: int, batch: int = 64
 ) -> tuple[list[torch.Tensor], list[Grid]]:
-    views = [data.view.training(p, None) for p in data.photographs]
+    rng = np.random.default_rng([seed, 2]) if data.view.random else None
+    views = [data.view.training(p, rng) for p in data.fitted for _ in range(data.windows)]
     merged = backbone.image_processor.merge_size**2  # patches per token
     tokens, grids = [], []
     for start in range(0, len(views), batch):
@@ -142,7 +130,7 @@ def _frozen_tokens(
     return tokens, grids
 
 
-class ScoreTrainer(Trainer):
+class AnswerTrainer(Trainer):
     """`Trainer` that looks at the answer only, with the recipe's extra loss terms."""
 
     def __init__(self, *args, recipe: Recipe, digit_ids: list[int], **kwargs):
@@ -151,15 +139,16 @@ class ScoreTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
-        labels, targets = inputs.pop("labels"), inputs.pop("targets")
-        places = inputs.pop("digit_places")
+        labels, targets = inputs.pop("labels"), inputs.pop("targets", None)
+        places = inputs.pop("digit_places", None)  # of a score, else None
         tokens = inputs.pop("image_tokens", None)
         if tokens is not None:
             seen = BaseModelOutputWithPooling(pooler_output=tuple(tokens))
             inputs["mm_encoder_outputs"] = {"image": seen}
         keep = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()  # columns that predict
         logits = language.forward(model, inputs, keep, use_cache=False).logits
-        places = torch.searchsorted(keep, places - 1) + 1  # as columns of these logits
+        if places is not None:
+            places = torch.searchsorted(keep, places - 1) + 1  # as columns of these logits
         loss = self._loss(logits, labels[:, keep + 1], places, targets, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
 
@@ -167,6 +156,8 @@ class ScoreTrainer(Trainer):
         recipe, ids = self.recipe, self.digit_ids
         here = (labels != IGNORED).sum()
         count = here if total is None else total  # of all batches of an accumulated step
+        if places is None:
+            return losses.answer_loss(logits, labels, count)
         if recipe.opinion_spread:
             labels = labels.clone()
             labels[torch.arange(len(labels))[:, None], places - 1] = IGNORED
@@ -237,13 +228,13 @@ def train(
         backbone = adapters.prepare(
             backbone, recipe.language, recipe.vision, recipe.rank, recipe.alpha, recipe.dropout
         )
-    data = ScoreDataset(table, view)
-    trainer = ScoreTrainer(
+    trainer = AnswerTrainer(
         model=backbone.model,
         args=arguments(recipe, out, save_steps, progress),
-        train_dataset=data,
-        data_collator=Collator(backbone, data, recipe),
+        train_dataset=range(len(table)),  # the collator fetches a whole batch at once
+        data_collator=Collator(backbone, table, recipe, view),
         callbacks=list(callbacks),
+        optimizers=(_optimiser(backbone.model, recipe), None),  # the schedule is the Trainer's
         recipe=recipe,
         digit_ids=backbone.digit_ids,
     )
@@ -251,6 +242,13 @@ def train(
     trainer.train(resume_from_checkpoint=last_checkpoint(out) if save_steps else None)
     backbone.model.eval()
     return backbone
+
+
+def _optimiser(model, recipe: Recipe) -> torch.optim.Optimizer | None:
+    """Muon, where the recipe asks for it; None leaves AdamW to the Trainer."""
+    if recipe.optimiser != "muon":
+        return None
+    return optimisers.muon(model.named_parameters(), recipe.learning_rate, recipe.weight_decay)
 
 
 def last_checkpoint(out: Path) -> str | None:

@@ -21,14 +21,13 @@ def test_both_ways_have_the_same_loss(tiny_backbone, tmp_path):
     plain_batch = benchmark.PlainCollator(backbone, table, recipe)([0, 3, 5])
     with torch.no_grad():
         plain = backbone.model(**plain_batch).loss
-    data = training.ScoreDataset(table, View())
-    trainer = training.ScoreTrainer(
+    trainer = training.AnswerTrainer(
         model=tiny_backbone.model,
         args=training.arguments(recipe, tmp_path, 0, False),
         recipe=recipe,
         digit_ids=tiny_backbone.digit_ids,
     )
-    batch = training.Collator(tiny_backbone, data, recipe)([0, 3, 5])
+    batch = training.Collator(tiny_backbone, table, recipe, View())([0, 3, 5])
     with torch.no_grad():
         ours = trainer.compute_loss(tiny_backbone.model, batch)
     assert float(ours) == pytest.approx(float(plain), abs=1e-5)

@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.stats import norm
 
 from realqa_utils import taxonomy
+from realqa_utils.conversations import ATTRIBUTE_FORMS
 from realqa_utils.datasets import mini, scenes, subjects
 from realqa_utils.datasets.mini import DOMAINS, Taste, build, hidden_quality, labels, rate, scene_at
 from realqa_utils.scores import SCALES
@@ -23,6 +24,8 @@ from realqa_utils.scores import SCALES
 EACH = pytest.mark.parametrize("name", DOMAINS)
 N = 300
 BLANK = Image.new("RGB", (1, 1))
+WORDS = ["subject", "background", "subject_background", "kind"]
+WORDS += ["eye_catching_reason", "composition_reason"]
 BEST = {n: len(taxonomy.BY_NAME[n].tiers) - 1 for n in taxonomy.SCORED[2:]} | {"exposure": 2}
 PLAIN = replace(
     scene_at("mini-koniq", 0, 0),
@@ -61,11 +64,22 @@ def test_a_scene_follows_from_domain_seed_and_index(name):
 def test_labels_are_those_of_the_scene():
     scene = scene_at("mini-ava", 0, 1)
     found = labels(scene)
-    assert set(found) == {*taxonomy.SCORED, "subject", "background", "kind"}
+    assert set(found) == {*taxonomy.SCORED, *WORDS}
     assert found["eye_catching"] == scenes.eye_catching(scene)
     assert found["composition"] == scenes.composition(scene)
-    for name in set(found) - {"eye_catching", "composition"}:
+    for name in (*taxonomy.SCORED[2:], "subject", "background", "kind"):
         assert found[name] == getattr(scene, name)
+    assert {name: found[name] for name in WORDS[-2:]} == scenes.reasons(scene)
+
+
+def test_subject_and_background_in_words():
+    scene = replace(PLAIN, subject="a castle", background="the sea")
+    assert labels(scene)["subject_background"] == "a castle, behind it the sea"
+
+
+def test_labels_fill_every_slot_of_every_form():
+    for form in ATTRIBUTE_FORMS.values():
+        assert {slot.key for slot in form.slots} <= set(labels(PLAIN))
 
 
 @pytest.mark.parametrize("call", [mini.get_domain, lambda n: scene_at(n, 0, 0)])
@@ -221,7 +235,7 @@ def test_mos_follows_the_hidden_quality(name):
 def test_build_gives_the_table_of_its_scenes(tmp_path):
     table = build("mini-koniq", 5, 7, tmp_path)
     own = ["id", "path", "mos", "std", "group", "split"]
-    assert set(table.frame) == {*own, *taxonomy.SCORED, "subject", "background", "kind"}
+    assert set(table.frame) == {*own, *taxonomy.SCORED, *WORDS}
     assert len(table) == 5 and table.name == "mini-koniq" and table.scale == SCALES["koniq"]
     for index, row in table.frame.iterrows():
         scene = scene_at("mini-koniq", 7, index)
@@ -336,10 +350,11 @@ def test_the_version_changes_with_the_pictures(monkeypatch):
     "module, name, value",
     [
         (scenes, "composition", lambda scene: 5),
+        (scenes, "reasons", lambda scene: {"composition_reason": "it is good"}),
         (mini, "hidden_quality", lambda scene, taste: scene.contrast),
     ],
 )
-def test_the_version_changes_with_the_scores(module, name, value, monkeypatch):
+def test_the_version_changes_with_scores_and_labels(module, name, value, monkeypatch):
     monkeypatch.setattr(scenes, "render", lambda *_: BLANK)
     before = mini.world_version.__wrapped__()
     assert mini.world_version.__wrapped__() == before

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realqa_utils.paper import CLAIMS, VERDICTS, verdict
+from realqa_utils import granularity, taxonomy
+from realqa_utils.paper import CLAIMS, VERDICTS, printed, verdict
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -39,3 +41,61 @@ def test_verdict_asks_whether_the_interval_excludes_zero(low, high, expected):
 def test_every_claim_has_a_statement_of_its_own():
     assert len(CLAIMS) == len(set(CLAIMS.values())) == 11
     assert all(CLAIMS.values())
+
+
+def cells(table: int) -> pd.Series:
+    return printed(table).set_index(["row", "column", "metric"])["value"]
+
+
+def test_known_cells_of_table_1():
+    known = {
+        ("Ours", "average", "srcc"): 0.588,
+        ("Ours", "average", "plcc"): 0.617,
+        ("Ours", "image_clarity", "srcc"): 0.640,
+        ("GPT-4o", "composition", "srcc"): 0.795,
+        ("Qwen2-VL-72B", "background_clutter", "plcc"): 0.122,
+    }
+    assert cells(1)[list(known)].tolist() == list(known.values())
+
+
+def test_table_1_has_every_attribute_and_metric_of_seven_models():
+    table = printed(1)
+    wide = table.pivot(index="row", columns=["column", "metric"], values="value")
+    columns = {(c, m) for c in (*taxonomy.SCORED, "average") for m in ("srcc", "plcc")}
+    assert set(wide.columns) == columns and len(wide) == 7 and len(table) == 7 * 20
+    assert wide.isna().sum().sum() == 8  # N.A.: three attributes of one model, and its average
+    assert table.loc[table["value"].isna(), "note"].str.startswith("N.A.").all()
+    assert table["value"].dropna().between(-1, 1).all()
+
+
+@pytest.mark.parametrize("metric", ["srcc", "plcc"])
+def test_averages_of_table_1_are_means_of_its_attributes(metric):
+    """To within the rounding of three digits: the columns were put in place by their order."""
+    wide = (
+        printed(1).query("metric == @metric").pivot(index="row", columns="column", values="value")
+    )
+    wide = wide.dropna()
+    assert len(wide) == 6
+    means = wide[list(taxonomy.SCORED)].mean(axis=1)
+    assert (means - wide["average"]).abs().max() < 0.0016
+
+
+def test_table_2_ends_with_the_model_of_table_1():
+    values = cells(2)
+    assert values["Mix+Levels+Attributes (high-middle-low)", "average", "srcc"] == 0.588
+    assert values["Attributes", "average", "srcc"] == 0.541
+    for metric in ("srcc", "plcc"):
+        ours = cells(1)["Ours", "average", metric]
+        assert values[granularity.TITLES["all"], "average", metric] == ours
+        assert values[:, "average", metric].max() == ours
+
+
+def test_rows_of_table_2_are_those_that_are_trained():
+    assert set(printed(2)["row"]) == set(granularity.TITLES.values())
+    assert len(printed(2)) == 10 and set(printed(2)["dataset"]) == {"RealQA test (1003)"}
+
+
+def test_every_cell_says_where_it_comes_from():
+    for table in (1, 2, 3):
+        assert printed(table)[["row", "source", "grade"]].notna().all(axis=None)
+        assert len(printed(table)) > 0

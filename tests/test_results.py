@@ -76,6 +76,31 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path):
     assert _names(tmp_path) == ["weights.bin"]
 
 
+def test_a_failing_folder_leaves_the_old_one_and_no_other(tmp_path):
+    path = tmp_path / "model"
+    assert results.write_folder(path, lambda part: (part / "a").write_text("old")) == path
+
+    def half(part):
+        assert part.is_dir() and part != path and _names(path) == ["a"]
+        (part / "b").write_text("ne")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        results.write_folder(path, half)
+    assert _names(tmp_path) == ["model"] and _names(path) == ["a"]
+    with pytest.raises(RuntimeError, match="disk full"):
+        results.write_folder(tmp_path / "other", lambda part: half(part))
+    assert _names(tmp_path) == ["model"]
+
+
+def test_a_new_folder_takes_the_place_of_the_old_one_whole(tmp_path):
+    path = tmp_path / "deep" / "model"
+    for name in ("a", "b"):
+        results.write_folder(path, lambda part, name=name: (part / name).write_text(name))
+        assert _names(path) == [name] and (path / name).read_text() == name
+        assert _names(path.parent) == ["model"]
+
+
 def test_a_reader_never_meets_half_a_file(tmp_path):
     path = tmp_path / "file.txt"
     texts = [letter * 100_000 for letter in "ab"]

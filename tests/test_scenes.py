@@ -151,6 +151,65 @@ def test_composition_of_a_cut_subject_ignores_where_it_would_have_stood():
     assert len(scores) == 1
 
 
+# --- the reasons for the two scores ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "contrast, saturation, size, reason",
+    [
+        (1.00, 1, 0.60, "it stands out, in moderate colours, and is large"),
+        (0.67, 2, 0.57, "it stands out, in vivid colours, and is large"),
+        (0.66, 0, 0.55, "it shows, in dull colours, and is of medium size"),
+        (0.34, 1, 0.47, "it shows, in moderate colours, and is of medium size"),
+        (0.33, 2, 0.45, "it blends in, in vivid colours, and is small"),
+        (0.00, 0, 0.36, "it blends in, in dull colours, and is small"),
+    ],
+)
+def test_the_reason_for_eye_catching_by_hand(contrast, saturation, size, reason):
+    """Contrast in thirds, saturation by its tier, size in steps of 0.1 from 0.36."""
+    scene = replace(PLAIN, contrast=contrast, saturation=saturation, size=size)
+    assert scenes.reasons(scene)["eye_catching_reason"] == reason
+
+
+@pytest.mark.parametrize(
+    "fields_, reason",
+    [
+        ({"placement": 0.14}, "it is well placed, whole, and level"),
+        ({"placement": -0.14, "level_shot": 0}, "it is well placed, whole, and tilted"),
+        ({"placement": 0.2}, "it is well placed, whole, and level"),  # 0.06 / 0.16 = 0.375
+        ({"placement": 0.21}, "it is a little off, whole, and level"),  # 0.4375
+        ({"placement": -0.08}, "it is well placed, whole, and level"),  # 0.375
+        ({"placement": -0.03}, "it is a little off, whole, and level"),  # 0.6875
+        ({"placement": 0.0}, "it is far off, whole, and level"),  # 0.875
+        ({"placement": 0.3}, "it is a little off, whole, and level"),  # kept inside: 0.26, 0.75
+        ({"size": 0.4, "placement": 0.3}, "it is far off, whole, and level"),  # 0.28 wide: 1.0
+        ({"subject_integrity": 1}, "it is far off, slightly cut off, and level"),
+        ({"subject_integrity": 0, "level_shot": 0}, "it is far off, mostly cut off, and tilted"),
+    ],
+)
+def test_the_reason_for_composition_by_hand(fields_, reason):
+    """How far the middle of the subject is from a third of the width; cut or not; the horizon."""
+    assert scenes.reasons(replace(PLAIN, **fields_))["composition_reason"] == reason
+
+
+def test_reasons_bound_the_scores():
+    """A reason is no decoration: what it says leaves little room for the score."""
+    rng, bounds, seen = np.random.default_rng(7), {}, Counter()
+    bounds["it is well placed, whole, and level"] = (8, 10)  # 9.6 - 4.2 * 0.4 = 7.92
+    bounds["it is a little off, whole, and level"] = (6, 8)  # 9.6 - 4.2 * 0.8 = 6.24
+    bounds["it is far off, whole, and level"] = (5, 6)  # 9.6 - 4.2 * 1.2 = 4.56
+    bounds["it is far off, mostly cut off, and tilted"] = (1, 1)
+    bounds["it stands out, in vivid colours, and is large"] = (8, 10)  # 10 * 0.74
+    bounds["it blends in, in dull colours, and is small"] = (1, 3)  # 10 * 0.26
+    for scene in (draw_scene(rng) for _ in range(1500)):
+        why = scenes.reasons(scene)
+        for name in ("eye_catching", "composition"):
+            low, high = bounds.get(why[f"{name}_reason"], (1, 10))
+            assert low <= getattr(scenes, name)(scene) <= high
+            seen[why[f"{name}_reason"]] += 1
+    assert all(seen[reason] > 5 for reason in bounds)
+
+
 # --- rendering ---------------------------------------------------------------------------------
 
 
@@ -384,3 +443,4 @@ def test_scores_depend_on_nothing_incidental(scene, within):
     other = replace(scene, seed=0, side=-scene.side, within=within, image_clarity=0, exposure=0)
     assert scenes.eye_catching(other) == scenes.eye_catching(scene)
     assert scenes.composition(other) == scenes.composition(scene)
+    assert scenes.reasons(other) == scenes.reasons(scene)

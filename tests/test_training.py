@@ -19,11 +19,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from realqa_utils import adapters, scoring, training, vision
 from realqa_utils.backbone import Backbone, mini_config
-from realqa_utils.conversations import DIRECT
+from realqa_utils.conversations import DIRECT, STAGE_1
+from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
 from realqa_utils.recipes import Recipe
 from realqa_utils.scores import Scale, digits_of, parse_score, quantise
-from realqa_utils.training import Collator, ScoreDataset, ScoreTrainer, arguments, train
+from realqa_utils.training import AnswerTrainer, Collator, arguments, train
 from realqa_utils.views import View
 
 torch.set_num_threads(1)
@@ -87,16 +88,21 @@ def equal(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("mixed"), MIXED)
+    return labelled(write_table(tmp_path_factory.mktemp("mixed"), MIXED))
 
 
-def trainer(backbone, table, recipe, tmp_path, view=WHOLE) -> ScoreTrainer:
-    data = ScoreDataset(table, view)
-    return ScoreTrainer(
+def labelled(table):
+    """The same photographs with the labels of scenes that they do not show."""
+    labels = [mini.labels(mini.scene_at("mini-koniq", 0, i)) for i in range(len(table))]
+    return replace(table, frame=table.frame.assign(**pd.DataFrame(labels)))
+
+
+def trainer(backbone, table, recipe, tmp_path, view=WHOLE) -> AnswerTrainer:
+    return AnswerTrainer(
         model=backbone.model,
         args=arguments(recipe, tmp_path, 0, False),
-        train_dataset=data,
-        data_collator=Collator(backbone, data, recipe),
+        train_dataset=range(len(table)),
+        data_collator=Collator(backbone, table, recipe, view),
         recipe=recipe,
         digit_ids=backbone.digit_ids,
     )
@@ -228,30 +234,36 @@ def test_cached_tokens_follow_weights_and_processor(tiny, equal):
     smaller.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28}
     with torch.no_grad():
         other.core.visual.merger.mlp[2].bias.add_(1)
-    recipe, data = replace(BASE, vision="frozen"), ScoreDataset(equal, WHOLE)
-    tokens = [Collator(b, data, recipe)([0])["image_tokens"][0] for b in (first, smaller, other)]
+    recipe = replace(BASE, vision="frozen")
+    collators = [Collator(backbone, equal, recipe, WHOLE) for backbone in (first, smaller, other)]
+    tokens = [collator([0])["image_tokens"][0] for collator in collators]
     assert [len(t) for t in tokens] == [4, 1, 4]
     torch.testing.assert_close(tokens[2], tokens[0] + 1)
 
 
-def test_random_windows_are_not_cached(tiny, equal):
-    recipe = replace(BASE, vision="frozen")
-    for random in (False, True):
-        data = ScoreDataset(equal, View(size=28, short=56, random=random))
-        assert ("pixel_values" in Collator(tiny(), data, recipe)([0])) == random
+def test_a_frozen_tower_looks_once_at_a_dozen_random_windows(tiny, equal):
+    backbone, view = tiny(), View(size=28, short=56, random=True)
+    collator = Collator(backbone, equal, replace(BASE, vision="frozen"), view)
+    assert len(collator.tokens[0]) == 16 * training.FROZEN_WINDOWS
+    first, again = (collator([0, 3])["image_tokens"] for _ in range(2))
+    torch.testing.assert_close(first, again)  # an interrupted run goes on with the same windows
+    known = collator.tokens[0][3 * training.FROZEN_WINDOWS : 4 * training.FROZEN_WINDOWS]
+    assert any(torch.equal(first[1], token) for token in known)
+    picked = {tuple(collator([3, i])["image_tokens"][0].flatten().tolist()) for i in range(8)}
+    assert len(picked) > 1
 
 
 def test_soft_digits_follow_the_written_ones(tiny, tmp_path):
     """4.995 is written 5.00; as a float32 it is 4.99499989, which begins with 4."""
     table = write_table(tmp_path, [(56, 56)], mos=[4.995])
-    batch = Collator(tiny(), ScoreDataset(table, WHOLE), BASE)([0])
+    batch = Collator(tiny(), table, BASE, WHOLE)([0])
     soft = training.losses.opinion_digits(batch["targets"], 0.02, 3)
     assert soft[0].argmax(-1).tolist()[1:] == [0, 0]  # after 5 the next are 0 0; after 4, 9 9
 
 
 def test_labels_are_the_answer_and_its_end(tiny, mixed):
     backbone = tiny()
-    batch = Collator(backbone, ScoreDataset(mixed, WHOLE), BASE)(range(4))
+    batch = Collator(backbone, mixed, BASE, WHOLE)(range(4))
     for row, target in enumerate(mixed.targets):
         labels = batch["labels"][row]
         said = backbone.tokenizer.decode(labels[labels != -100])
@@ -315,7 +327,10 @@ RESUMED = {
     "frozen tower": (replace(LORA, vision="frozen"), WHOLE, 3),
     "all in full": (replace(LORA, language="full", vision="full", accumulation=2), WHOLE, 3),
     "random windows": (LORA, WINDOWS, 3),
-}
+    "stage 1, with Muon": (
+        replace(LORA, form="all", language="full", vision="frozen", optimiser="muon"), WHOLE, 3
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe, view, save_steps", RESUMED.values(), ids=list(RESUMED))
@@ -400,7 +415,27 @@ def test_overfitting(tiny, tmp_path):
     assert max(r.off_format for r in readings) < 0.1
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_stage_1_lowers_the_loss(tiny, equal, tmp_path, optimiser):
+    table = labelled(equal)
+    recipe = Recipe(
+        12, form="levels", batch_size=16, learning_rate=3e-3, language="full", vision="frozen",
+        optimiser=optimiser,
+    )  # fmt: skip
+    losses = []
+    for backbone in (tiny(), train(tiny(), table, recipe, WHOLE, tmp_path)):
+        ours = trainer(backbone, table, recipe, tmp_path)
+        losses.append(ours.compute_loss(backbone.model, ours.data_collator(range(16))).item())
+    assert losses[1] < 0.8 * losses[0]
+
+
 # --- recipes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["direct", "attributes", "levels", "mix", "mix_low_first", "all"])
+def test_a_recipe_trains_on_any_set(form):
+    assert replace(BASE, form=form).form == form
+    assert form == "direct" or form in STAGE_1
 
 
 @pytest.mark.parametrize(
@@ -411,7 +446,11 @@ def test_overfitting(tiny, tmp_path):
         ({"steps": 0}, "steps=0: at least 1"),
         ({"vision": "thawed"}, "vision='thawed': one of lora, full, frozen"),
         ({"language": "full"}, "vision='lora' needs language='lora'"),
-        ({"form": "odd"}, "form='odd': one of direct"),
+        ({"form": "odd"}, "form='odd': one of direct, attributes, levels, mix, .*all"),
+        ({"form": "image_clarity"}, "form='image_clarity': one of"),
+        ({"optimiser": "sgd"}, "optimiser='sgd': one of adamw, muon"),
+        ({"optimiser": "muon"}, "optimiser='muon' needs language='full'"),
+        ({"tower_steps": -1}, "tower_steps=-1: at least 0"),
     ],
 )
 def test_recipes_are_checked(change, message):

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from realqa_utils import trials
+from realqa_utils import adaptation, trials
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import Split
 from realqa_utils.recipes import Recipe
@@ -42,7 +44,7 @@ def test_a_trial_reads_every_test_photograph_and_is_kept(trial, tmp_path, monkey
     assert frame["target"].tolist() == pytest.approx(trial.split.test.targets.tolist(), rel=1e-5)
     assert (frame["answers"] == 1).all() and frame["expected"].between(0, 9.9).all()
     assert ((frame["parsed"] == 1) == frame["greedy"].notna()).all()
-    monkeypatch.setattr(trials, "_compute", lambda _: pytest.fail("computed again"))
+    monkeypatch.setattr(trials, "_compute", lambda *_: pytest.fail("computed again"))
     pd.testing.assert_frame_equal(trials.run(trial, tmp_path), frame)
 
 
@@ -80,7 +82,8 @@ def test_trials_side_by_side_come_back_in_order(trial, tmp_path):
 
 def test_the_decisive_modules_exist():
     folder = trials.Path(trials.__file__).parent
-    assert all((folder / f"{name}.py").exists() for name in trials.DECISIVE)
+    names = trials.DECISIVE + trials.DECISIVE_FOR_TOWER
+    assert all((folder / f"{name}.py").exists() for name in names)
 
 
 def test_another_picture_under_the_same_id_and_score_is_another_trial(trial, tmp_path):
@@ -100,9 +103,109 @@ def test_the_same_pictures_elsewhere_are_the_same_trial(trial, tmp_path):
     assert trials.key(replace(trial, split=same)) == trials.key(trial)
 
 
-def test_a_window_is_seen_at_its_own_size(trial):
-    small = trials.starting_point(replace(trial, view=View(56, 112)))
-    large = trials.starting_point(replace(trial, view=View(168, 200)))
+def test_a_window_is_seen_at_its_own_size(trial, tmp_path):
+    small = trials.starting_point(replace(trial, view=View(56, 112)), tmp_path)
+    large = trials.starting_point(replace(trial, view=View(168, 200)), tmp_path)
     for backbone, side in ((small, 56), (large, 168)):
         _, (grid,) = backbone.pixels([Image.new("RGB", (side, side))])
         assert grid == (1, side // 14, side // 14)
+
+
+# --- adapted towers ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapted(trial):
+    return replace(
+        trial, recipe=replace(trial.recipe, tower_steps=2), view=View(112, 112, 1, random=True)
+    )
+
+
+def test_trials_of_one_split_and_seed_share_a_tower(adapted, tmp_path, monkeypatch):
+    todo = [replace(adapted, recipe=replace(adapted.recipe, digits=m)) for m in (1, 2)]
+    made = []
+    adapt = adaptation.adapt
+    monkeypatch.setattr(adaptation, "adapt", lambda *a: made.append(1) or adapt(*a))
+    trials.run_all(todo, tmp_path, workers=1)
+    assert len(made) == 1
+    trials.run_all(todo, tmp_path, workers=1)
+    assert len(made) == len(list(tmp_path.glob("tower-*.safetensors"))) == 1
+
+
+def test_a_trial_starts_from_the_adapted_tower(adapted, trial, tmp_path):
+    plain, start = (trials.starting_point(t, tmp_path).model for t in (trial, adapted))
+    (file,) = tmp_path.glob("tower-*.safetensors")
+    tower = load_file(file)
+    for name, weight in start.model.visual.named_parameters():
+        torch.testing.assert_close(weight, tower[name], atol=0, rtol=0)
+    same = {
+        name: torch.equal(weight, other)
+        for (name, weight), other in zip(start.named_parameters(), plain.parameters(), strict=True)
+    }
+    assert all(same[name] for name in same if "visual" not in name)
+    assert not any(same[name] for name in same if "visual.blocks" in name and "weight" in name)
+
+
+def test_what_decides_a_tower_changes_its_key(adapted, trial):
+    other = adapted.split.train.subset(adapted.split.train.frame["id"][:6])
+    changed = [
+        replace(adapted, recipe=replace(adapted.recipe, tower_steps=3)),
+        replace(adapted, recipe=replace(adapted.recipe, seed=1)),
+        replace(adapted, view=View(112, 140, 1, random=True)),
+        replace(adapted, split=replace(adapted.split, train=other)),
+        replace(adapted, model="mini"),
+    ]
+    keys = {trials.tower_key(t) for t in [adapted, *changed]}
+    assert len(keys) == 1 + len(changed)
+    unrated = adapted.split.train.frame.assign(mos=3.0)
+    same = [
+        replace(adapted, recipe=replace(adapted.recipe, digits=1, steps=9)),
+        replace(
+            adapted,
+            split=replace(adapted.split, train=replace(adapted.split.train, frame=unrated)),
+        ),
+    ]
+    assert {trials.tower_key(t) for t in same} == {trials.tower_key(adapted)}
+    assert trials.tower_key(trial) == ""
+    assert trials.key(adapted) != trials.key(replace(trial, view=adapted.view))
+
+
+# --- stage 1 -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage_1(trial):
+    recipe = replace(trial.recipe, form="levels", steps=2, batch_size=2)
+    return replace(trial, recipe=recipe, asked=("levels", "mix"), keep=True)
+
+
+def test_a_trial_of_stage_1_labels_every_test_photograph(stage_1, tmp_path):
+    frame = trials.run(stage_1, tmp_path)
+    test = stage_1.split.test.frame["id"]
+    assert len(frame) == 2 * len(test) * 9
+    for asked, part in frame.groupby("asked"):
+        assert asked in stage_1.asked
+        assert list(dict.fromkeys(part["id"])) == list(test)
+    assert (frame["said"].isna() == (frame["why"].fillna("") != "")).all()
+
+
+def test_kept_weights_come_back_and_answer_the_same(stage_1, tmp_path, monkeypatch):
+    first = trials.trained(stage_1, tmp_path)
+    (folder,) = tmp_path.glob("model-*")
+    assert (folder / "model.safetensors").exists()
+    monkeypatch.setattr(trials.training, "train", lambda *_: pytest.fail("trained again"))
+    again = trials.trained(stage_1, tmp_path)
+    for name, weight in first.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], weight, atol=0, rtol=0)
+
+
+def test_labels_and_questions_decide_a_trial_of_stage_1(stage_1):
+    frame = stage_1.split.train.frame
+    other = replace(stage_1.split.train, frame=frame.assign(saturation=2 - frame["saturation"]))
+    changed = [
+        replace(stage_1, split=replace(stage_1.split, train=other)),
+        replace(stage_1, asked=("mix",)),
+        replace(stage_1, recipe=replace(stage_1.recipe, form="mix")),
+    ]
+    assert len({trials.key(t) for t in [stage_1, *changed]}) == 4
+    assert trials.key(replace(stage_1, keep=False)) == trials.key(stage_1)

@@ -148,7 +148,7 @@ def rate(scene: Scene, name: str, seed: int, index: int) -> tuple[float, float]:
 
 
 def labels(scene: Scene) -> dict[str, object]:
-    """Every attribute of a scene: scores 1..10, tier indices, and the text of the tenth."""
+    """Every attribute of a scene: scores 1..10 and their reasons, tier indices, and words."""
     tiers = {name: getattr(scene, name) for name in taxonomy.SCORED[2:]}
     return {
         "eye_catching": scenes.eye_catching(scene),
@@ -156,7 +156,9 @@ def labels(scene: Scene) -> dict[str, object]:
         **tiers,
         "subject": scene.subject,
         "background": scene.background,
+        "subject_background": f"{scene.subject}, behind it {scene.background}",
         "kind": scene.kind,
+        **scenes.reasons(scene),
     }
 
 
@@ -172,14 +174,15 @@ def _row(name: str, seed: int, folder: str, index: int) -> dict[str, object]:
 
 @lru_cache
 def world_version() -> str:
-    """Hash of eight photographs and MOS of every domain: it changes when the pictures do.
+    """Hash of eight photographs, MOS and labels of every domain: it changes when they do.
 
     Eight, because every subject, background and tier is among them.
     """
     digest = hashlib.sha256()
     for name, index in product(DOMAINS, range(8)):
         digest.update(photograph(name, 0, index).tobytes())
-        digest.update(repr(rate(scene_at(name, 0, index), name, 0, index)).encode())
+        scene = scene_at(name, 0, index)
+        digest.update(repr((rate(scene, name, 0, index), labels(scene))).encode())
     return digest.hexdigest()[:8]
 
 

@@ -113,9 +113,28 @@ def eye_catching(scene: Scene) -> int:
 
 def composition(scene: Scene) -> int:
     """Score 1..10: subject near a third or the middle, whole, horizon level."""
-    off_third = abs(abs(_place(scene)[0] - 0.5) - 0.14) / 0.16  # 0 on a third, 1 near the border
-    raw = 9.6 - 4.2 * min(off_third, 1.2) - 1.6 * (2 - scene.subject_integrity)
+    raw = 9.6 - 4.2 * min(_off_third(scene), 1.2) - 1.6 * (2 - scene.subject_integrity)
     return int(np.clip(np.rint(raw - 1.6 * (1 - scene.level_shot)), 1, 10))
+
+
+def reasons(scene: Scene) -> dict[str, str]:
+    """Why the two scores are what they are, in the terms that they are made of."""
+    off_third = _off_third(scene)
+    placed = "well placed" if off_third < 0.4 else "a little off" if off_third < 0.8 else "far off"
+    whole = ("mostly cut off", "slightly cut off", "whole")[scene.subject_integrity]
+    shows = ("blends in", "shows", "stands out")[min(2, int(3 * scene.contrast))]
+    size = ("small", "of medium size", "large")[min(2, int((scene.size - 0.36) / 0.1))]
+    colours = ("dull", "moderate", "vivid")[scene.saturation]
+    horizon = ("tilted", "level")[scene.level_shot]
+    return {
+        "eye_catching_reason": f"it {shows}, in {colours} colours, and is {size}",
+        "composition_reason": f"it is {placed}, {whole}, and {horizon}",
+    }
+
+
+def _off_third(scene: Scene) -> float:
+    """0 where the subject's centre is on a third of the width, 1 near the border or the middle."""
+    return abs(abs(_place(scene)[0] - 0.5) - 0.14) / 0.16
 
 
 def _place(scene: Scene) -> tuple[float, float]:
