@@ -41,7 +41,7 @@ Seeds = int | Sequence[int]
 __all__ = [
     "CLAIM_COLUMNS", "TABLE_COLUMNS", "Stopwatch", "claims", "figure_dir", "file_hash", "home",
     "provenance", "record_claim", "root", "run_dir", "save", "save_figure", "source_hash",
-    "write_atomically", "write_bytes", "write_json", "write_table", "write_text",
+    "write_atomically", "write_bytes", "write_folder", "write_json", "write_table", "write_text",
 ]  # fmt: skip
 
 
