@@ -112,7 +112,7 @@ def eye_catching(scene: Scene) -> int:
 
 
 def composition(scene: Scene) -> int:
-    """Score 1..10: subject near a third or the middle, whole, horizon level."""
+    """Score 1..10: subject near a third of the width, whole, horizon level."""
     raw = 9.6 - 4.2 * min(_off_third(scene), 1.2) - 1.6 * (2 - scene.subject_integrity)
     return int(np.clip(np.rint(raw - 1.6 * (1 - scene.level_shot)), 1, 10))
 
