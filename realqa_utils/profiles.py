@@ -60,7 +60,7 @@ _MINI = Recipe(steps=320, learning_rate=1e-3, language="full", vision="frozen", 
 # learns the few rated photographs by heart.
 _PHOTOS = Recipe(
     steps=1200, learning_rate=5e-4, language="full", vision="frozen", weight_decay=0.05,
-    opinion_spread=0.8, expectation_weight=0.01, tower_steps=600,
+    opinion_spread=0.8, expectation_weight=0.01, tower_steps=1300,
 )  # fmt: skip
 # Batch 64 and the adapter are the paper's; 330 steps are its two epochs of KonIQ-10k.
 _PAPER = Recipe(steps=330, learning_rate=1e-4, batch_size=64, accumulation=16, dropout=0.15)
