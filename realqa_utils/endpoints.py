@@ -11,44 +11,34 @@ import base64
 import hashlib
 import io
 import json
-import logging
 import math
 import os
-import re
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Lock
-from urllib.parse import quote
 
 import httpx
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from realqa_utils import completions
+from realqa_utils.completions import Fault
 from realqa_utils.photos import open_photo
+from realqa_utils.redaction import HIDDEN, hidden_in_logs, one_line, redact
 from realqa_utils.results import write_json
 
 LONGEST_SIDE = 1024  # pixels sent; larger photos are made smaller, none is made larger
 JPEG_QUALITY = 95
 FIRST_WAIT = 1.0  # seconds before the second try; each later wait is twice as long
 LONGEST_BACK_OFF = 60.0  # seconds
-LONGEST_RETRY_AFTER = 300.0  # seconds; an item that is to wait longer fails, for a later rerun
 SHORTEST_KEY = 8  # characters; a word like "none" could not be cut out of answers unnoticed
-HIDDEN = "[key]"
-AGAIN = {408, 425, 429}  # statuses that may pass, besides 5xx
-LOGGERS = (
-    "httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy",
-    "httpcore.socks",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,7 +136,7 @@ def ask(
     stop = Event()
     Path(cache).mkdir(parents=True, exist_ok=True)
     settings = {"max_tokens": max_tokens, "temperature": temperature}
-    with _hidden_in_logs(endpoint.key), _client(endpoint, concurrency, timeout) as client:
+    with hidden_in_logs(endpoint.key), _client(endpoint, concurrency, timeout) as client:
         batch = _Batch(
             endpoint, client, Path(cache), settings, retries, timeout, sleep or stop.wait, stop
         )
@@ -192,15 +182,6 @@ class _Batch:
     locks: dict[str, Lock] = field(default_factory=dict)
 
 
-class _Fault(Exception):
-    """A try that gave no answer: why, whether to try again, and after how many seconds."""
-
-    def __init__(self, problem: str, again: bool = True, after: float = 0.0, usage=(0, 0)) -> None:
-        super().__init__(problem)
-        self.again = again and after <= LONGEST_RETRY_AFTER
-        self.after, self.usage = after, usage
-
-
 def _answer(batch: _Batch, question: str, photo: str | Path, rng: np.random.Generator) -> Answer:
     """The answer out of the cache or from the endpoint; whatever goes wrong becomes a problem."""
     key = batch.endpoint.key
@@ -220,7 +201,7 @@ def _answer(batch: _Batch, question: str, photo: str | Path, rng: np.random.Gene
                 _keep(path, answer, batch.endpoint.model, redact(question, key))
             return answer
     except Exception as error:  # an odd photo or a bug costs one item, not the batch
-        return Answer(problem=_one_line(str(error) or type(error).__name__, key))
+        return Answer(problem=one_line(str(error) or type(error).__name__, key))
 
 
 def _request(batch: _Batch, question: str, image_url: str) -> dict:
@@ -250,10 +231,10 @@ def _try(batch: _Batch, request: dict, rng: np.random.Generator) -> Answer:
     key, usage = batch.endpoint.key, np.zeros(2, dtype=int)
     for attempt in range(batch.retries + 1):
         try:
-            text, tokens = _read(_post(batch, request))
+            text, tokens = completions.read(_post(batch, request))
             usage += tokens
             return Answer(redact(text, key), "", False, *usage.tolist())
-        except _Fault as caught:
+        except Fault as caught:
             fault = caught
         usage += fault.usage
         if not fault.again or attempt == batch.retries or batch.stop.is_set():
@@ -263,7 +244,7 @@ def _try(batch: _Batch, request: dict, rng: np.random.Generator) -> Answer:
         if batch.stop.is_set():
             break
     tries = f" (after {attempt + 1} tries)" if attempt else ""
-    return Answer("", _one_line(str(fault), key) + tries, False, *usage.tolist())
+    return Answer("", one_line(str(fault), key) + tries, False, *usage.tolist())
 
 
 def _post(batch: _Batch, request: dict) -> bytes:
@@ -277,88 +258,12 @@ def _post(batch: _Batch, request: dict) -> bytes:
                 if time.monotonic() > ends:  # httpx limits the wait for each chunk, not the sum
                     raise httpx.ReadTimeout("")
     except httpx.TimeoutException:
-        raise _Fault(f"no answer within {batch.timeout:g} s") from None
+        raise Fault(f"no answer within {batch.timeout:g} s") from None
     except httpx.RequestError as error:
-        raise _Fault(f"connection failed: {error or type(error).__name__}") from None
+        raise Fault(f"connection failed: {error or type(error).__name__}") from None
     if response.is_success:
         return bytes(body)
-    raise _refusal(response.status_code, body, response.headers.get("Retry-After", ""))
-
-
-def _refusal(status: int, body: bytes, retry_after: str) -> _Fault:
-    after = _retry_after(retry_after)
-    problem = f"HTTP {status} {httpx.codes.get_reason_phrase(status)}".strip()
-    if after > LONGEST_RETRY_AFTER:
-        problem += f", to be asked again in {after:.0f} s"
-    if status == 401:  # servers quote parts of the key here
-        problem += ": the key is refused; right is a valid REALQA_ENDPOINT_KEY"
-    elif said := _complaint(_parsed(body)):
-        problem += f": {said}"
-    return _Fault(problem, again=status in AGAIN or status >= 500, after=after)
-
-
-def _retry_after(header: str) -> float:
-    """Seconds to wait by a Retry-After header, in seconds or a date; 0 if it says neither."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-            date = date if date.tzinfo else date.replace(tzinfo=UTC)
-            seconds = date.timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError, IndexError):
-            return 0.0
-    return seconds if seconds > 0 else 0.0
-
-
-# --- what a server says --------------------------------------------------------------------------
-
-
-def _read(body: bytes) -> tuple[str, tuple[int, int]]:
-    """The text of a chat completion, and its tokens in and out; raises _Fault."""
-    reply = _parsed(body)
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    tokens = tuple(_natural(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    try:
-        choice = reply["choices"][0]
-        said = choice["message"]["content"]
-        if isinstance(said, list):  # some servers answer in parts, as they are asked
-            said = "".join(part.get("text", "") for part in said)
-        text = (said or "").strip()
-    except (LookupError, TypeError, AttributeError):
-        problem = f"malformed answer: {_complaint(reply) or 'no JSON'}"
-        raise _Fault(problem, usage=tokens) from None
-    if not text:
-        raise _Fault(f"empty answer (finish_reason: {choice.get('finish_reason')})", usage=tokens)
-    return text.encode("utf-8", "replace").decode(), tokens  # JSON can hold half characters
-
-
-def _parsed(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _natural(usage: object, name: str) -> int:
-    value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and 0 <= value < 10**12 else 0
-
-
-def _complaint(said: object) -> str:
-    """The message in the JSON that a server answers with; else that JSON."""
-    for name in ("error", "message", "detail"):
-        if isinstance(said, dict) and said.get(name):
-            said = said[name]
-    if isinstance(said, str) or said is None:
-        return said or ""
-    return json.dumps(said, ensure_ascii=False)  # not as sent: escapes could spell the key
-
-
-def _one_line(text: str, key: str) -> str:
-    """Without the key first, so that no cut leaves half of it."""
-    text = " ".join(redact(text, key).encode("utf-8", "replace").decode().split())
-    return text if len(text) <= 300 else text[:299] + "…"
+    raise completions.refusal(response.status_code, body, response.headers.get("Retry-After", ""))
 
 
 # --- cache ---------------------------------------------------------------------------------------
@@ -381,37 +286,6 @@ def _keep(path: Path, answer: Answer, model: str, question: str) -> None:
         write_json(path, record)
     except (OSError, ValueError) as error:  # paid for: hand it over all the same
         warnings.warn(f"{path}: answer not kept ({error}); a rerun pays again", stacklevel=2)
-
-
-# --- the key -------------------------------------------------------------------------------------
-
-
-def redact(text: str, key: str) -> str:
-    """The text with the key cut out: in capitals or not, and as JSON and URLs spell it.
-
-    >>> redact("Bearer S3cret/key is unknown", "s3cret/key")
-    'Bearer [key] is unknown'
-    """
-    spellings = (key, quote(key, safe=""), key.replace("/", "\\/"))
-    return re.sub("|".join(map(re.escape, spellings)), HIDDEN, text, flags=re.IGNORECASE)
-
-
-@contextmanager
-def _hidden_in_logs(key: str) -> Iterator[None]:
-    """Servers may echo a header, and at level DEBUG the library writes theirs into its log."""
-
-    def hide(record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage(), key), ()
-        return True
-
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    for logger in loggers:
-        logger.addFilter(hide)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(hide)
 
 
 def _client(endpoint: Endpoint, concurrency: int, timeout: float) -> httpx.Client:

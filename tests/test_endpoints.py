@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from realqa_utils import endpoints
-from realqa_utils.endpoints import Answer, Endpoint, ask, redact
+from realqa_utils import completions, endpoints, redaction
+from realqa_utils.endpoints import Answer, Endpoint, ask
+from realqa_utils.redaction import redact
 
 KEY = "sk-Test/0123+Secret=="
 CERTIFICATES = httpx.create_ssl_context()
@@ -402,8 +403,8 @@ json_values = st.recursive(
 @given(json_values.map(json.dumps).map(str.encode) | st.binary())
 def test_whatever_a_server_sends_is_a_text_or_a_fault(body):
     try:
-        text, tokens = endpoints._read(body)
-    except endpoints._Fault as fault:
+        text, tokens = completions.read(body)
+    except completions.Fault as fault:
         assert fault.again and str(fault)
     else:
         assert text.strip() and text.encode() and tokens == (0, 0)
@@ -459,13 +460,13 @@ def test_who_is_to_wait_for_hours_fails_now(serve, photo, put):
 
 @pytest.mark.parametrize("header", ["", "soon", "-5", "nan", "Mon, 01 Jan 1990 00:00:00 GMT"])
 def test_a_retry_after_that_makes_no_sense_asks_for_no_wait(header):
-    assert endpoints._retry_after(header) == 0
+    assert completions._retry_after(header) == 0
 
 
 @settings(max_examples=50)
 @given(st.text() | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ [+-]?\w+", fullmatch=True))
 def test_any_retry_after_is_a_number_from_0(header):
-    assert endpoints._retry_after(header) >= 0
+    assert completions._retry_after(header) >= 0
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -599,7 +600,7 @@ def test_a_batch_that_is_cut_off_sends_no_more_and_keeps_what_is_paid(
 def test_a_wait_ends_when_the_batch_is_cut_off(serve, photo, put, monkeypatch):
     server = serve(refuses(429, Retry_After="3"))
     waiting = threading.Event()
-    plain = endpoints._refusal
+    plain = completions.refusal
 
     def noticed(*said):
         waiting.set()
@@ -609,7 +610,7 @@ def test_a_wait_ends_when_the_batch_is_cut_off(serve, photo, put, monkeypatch):
         assert waiting.wait(5)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(endpoints, "_refusal", noticed)
+    monkeypatch.setattr(completions, "refusal", noticed)
     monkeypatch.setattr(endpoints, "as_completed", cut_off)
     with pytest.raises(KeyboardInterrupt):
         put(at(server), [("q", photo)], sleep=None)
@@ -707,7 +708,7 @@ def test_the_log_shows_where_a_key_was(serve, photo, put, caplog):
     caplog.set_level(logging.DEBUG)
     put(at(serve(ECHOES["a header"])), [("q", photo)])
     assert "Bearer [key]" in caplog.text
-    assert not any(logging.getLogger(name).filters for name in endpoints.LOGGERS)
+    assert not any(logging.getLogger(name).filters for name in redaction.LOGGERS)
 
 
 def test_the_rest_of_an_answer_that_holds_the_key_is_left(serve, photo, put):
