@@ -44,6 +44,9 @@ def hidden_in_logs(key: str) -> Iterator[None]:
 
 
 def one_line(text: str, key: str) -> str:
-    """Without the key first, so that no cut leaves half of it."""
+    """The text in one line of at most 300 characters, without the key.
+
+    The key goes first, so that no cut leaves half of it.
+    """
     text = " ".join(redact(text, key).encode("utf-8", "replace").decode().split())
     return text if len(text) <= 300 else text[:299] + "…"
