@@ -112,8 +112,8 @@ def _row(
 
 def _field(name: str) -> ipywidgets.ValueWidget:
     title = taxonomy.BY_NAME[name].title
-    look = {"description": title, "layout": {"width": "40em"}}
-    look |= {"style": {"description_width": "12em"}}  # else long titles are cut short
+    look = {"description": title, "layout": {"width": "44em"}}
+    look |= {"style": {"description_width": "15em"}}  # else long titles are cut short
     if name in taxonomy.SCORED:
         return ipywidgets.Dropdown(options=list(choices(name).items()), value=None, **look)
     return ipywidgets.Text(continuous_update=False, **look)

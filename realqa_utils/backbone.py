@@ -192,6 +192,17 @@ def new_mini(tokenizer: PreTrainedTokenizerBase) -> Backbone:
     return Backbone(vision.batch_vision(model), tokenizer, Qwen2VLImageProcessorPil(size=size))
 
 
+def randomised(backbone: Backbone, seed: int) -> Backbone:
+    """A backbone of the same architecture, tokenizer and processor that has learnt nothing."""
+    given = backbone.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = type(given)(given.config).to(given.dtype)
+    model.generation_config = given.generation_config
+    model = vision.batch_vision(model).eval()
+    return Backbone(model, backbone.tokenizer, backbone.image_processor, backbone.name)
+
+
 def as_images(arrays: np.ndarray) -> list[Image.Image]:
     """uint8 (n, height, width, 3) -> a list of photographs."""
     return [Image.fromarray(a) for a in arrays]

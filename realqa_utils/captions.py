@@ -1,10 +1,14 @@
-"""Plain texts that the mini backbone is pretrained on: captions of scenes, and number text.
+"""Plain texts that the mini backbone is pretrained on: captions of scenes, numbers and words.
 
-Everyday words only. The questions, tier words and forms of the paper are left for training to
-teach, so that there is something to reproduce.
+Captions say the tiers in the taxonomy's own everyday words ("slightly blurry"), as a general model
+knows them, each after an everyday noun ("the details are ..."). The titles of the attributes are
+known as words only, never of a photograph; the questions, the forms of the answers and all scores
+are left for training to teach, so that there is something to reproduce.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,47 +16,33 @@ from realqa_utils import taxonomy
 
 QUESTION = "Describe this photo."
 
-#: What a caption says of each tier index; of the two scores, of each fifth of 1..10.
+
+def _tiers(name: str) -> tuple[str, ...]:
+    """The words of each tier, without the explanation in brackets."""
+    return tuple(tier.words.split(" (")[0] for tier in taxonomy.BY_NAME[name].tiers)
+
+
+#: What a caption speaks of, and what it says of each tier index; of the two scores, of each fifth
+#: of 1..10.
+TOPICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "image_clarity": ("details", _tiers("image_clarity")),
+    "exposure": ("light", _tiers("exposure")),
+    "saturation": ("colours", _tiers("saturation")),
+    "level_shot": ("horizon", _tiers("level_shot")),
+    "subject_integrity": ("outline", _tiers("subject_integrity")),
+    "subject_clutter": ("front", _tiers("subject_clutter")),
+    "background_clutter": ("surroundings", _tiers("background_clutter")),
+    "eye_catching": ("effect", ("lost", "small", "fair", "strong", "stunning")),
+    "composition": ("position", ("bad", "poor", "decent", "good", "perfect")),
+}
+
+
+def _phrase(noun: str, words: str) -> str:
+    return f"The {noun} {'are' if noun.endswith('s') else 'is'} {words}."
+
+
 PHRASES: dict[str, tuple[str, ...]] = {
-    "image_clarity": (
-        "Everything is smeared.",
-        "The details are soft.",
-        "The details are crisp.",
-    ),
-    "exposure": (
-        "It is very dark.",
-        "It is rather dark.",
-        "The light is right.",
-        "It is rather bright.",
-        "It is washed out.",
-    ),
-    "saturation": ("The colours are faded.", "The colours are calm.", "The colours glow."),
-    "level_shot": ("The camera leans.", "The camera stands straight."),
-    "subject_integrity": ("Most of it is missing.", "A part of it is missing.", "All of it shows."),
-    "subject_clutter": (
-        "Many things cover it.",
-        "A few things cover it.",
-        "Nothing covers it.",
-    ),
-    "background_clutter": (
-        "A crowd stands around.",
-        "Some things stand around.",
-        "The place is empty.",
-    ),
-    "eye_catching": (
-        "One hardly sees it.",
-        "One sees it a little.",
-        "One sees it well.",
-        "One notices it at once.",
-        "One can not look away.",
-    ),
-    "composition": (
-        "It stands in a bad place.",
-        "It stands in a poor place.",
-        "It stands in a fair place.",
-        "It stands in a good place.",
-        "It stands in the best place.",
-    ),
+    name: tuple(_phrase(noun, words) for words in said) for name, (noun, said) in TOPICS.items()
 }
 
 
@@ -61,13 +51,22 @@ def phrase_index(name: str, label: int) -> int:
     return (int(label) - 1) // 2 if taxonomy.BY_NAME[name].kind == "score" else int(label)
 
 
-def caption(labels: dict[str, object], rng: np.random.Generator | None = None) -> str:
-    """Caption of a scene in the fixed order of `PHRASES`; with `rng`, a random part of it."""
-    names = list(PHRASES)
-    if rng is not None:
-        names = [n for n in names if rng.uniform() < 0.6] or names[:1]
-    said = [PHRASES[n][phrase_index(n, labels[n])] for n in names]
-    return " ".join([f"A photo of {labels['subject']} and {labels['background']}.", *said])
+def caption(labels: dict[str, object]) -> str:
+    """Caption of a scene: what it shows, then every topic in the order of `TOPICS`."""
+    said = (PHRASES[name][phrase_index(name, labels[name])] for name in TOPICS)
+    return " ".join((f"A photo of {labels['subject']} and {labels['background']}.", *said))
+
+
+def guided_caption(labels: dict[str, object], rng: np.random.Generator) -> tuple[str, str]:
+    """A request for some topics, in any order, and the caption that speaks of just these.
+
+    They teach to look at what is asked for, which a caption in one fixed order does not.
+    """
+    names = rng.permutation(list(TOPICS))[: min(rng.geometric(0.4), len(TOPICS))]
+    said = " ".join(PHRASES[name][phrase_index(name, labels[name])] for name in names)
+    *others, last = (f"the {TOPICS[name][0]}" for name in names)
+    asked = f"{', '.join(others)} and {last}" if others else last
+    return f"Describe {asked} of this photo.", said
 
 
 def read_caption(text: str) -> dict[str, int]:
@@ -95,3 +94,17 @@ def number_text(rng: np.random.Generator) -> str:
     if kind == 3:
         return f"After {a} comes {float(a) + 10.0**-places:.{places}f}."
     return f"{a} lies between {int(float(a))} and {int(float(a)) + 1}."
+
+
+def word_text(words: Sequence[str], rng: np.random.Generator) -> str:
+    """One line about words: a few of them said twice, or what the title of an attribute is about.
+
+    A word that is never said keeps no vector of its own: the softmax pushes all such words to one
+    place, from where a fine-tuning of some hundred steps can not tell them apart.
+    """
+    if rng.uniform() < 0.7:
+        said = " ".join(rng.choice(words, rng.integers(2, 7)))
+        return f"Say {said}: {said}."
+    name = rng.choice(list(TOPICS))
+    title, noun = taxonomy.BY_NAME[name].title, TOPICS[name][0]
+    return f"{title} is about the {noun}." if rng.uniform() < 0.5 else f"The {noun}: {title}."

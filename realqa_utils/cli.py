@@ -4,6 +4,7 @@ realqa reproduce [--profile P] [--only 05,06] [--set key=value ...]
 realqa notebooks refresh [--only 05,06]
 realqa pretrain ...    rebuild the shipped mini backbone
 realqa benchmark ...   training speed against the plain way
+realqa benchmark-ncm   what listening to NCM costs, beside a naive loop
 realqa readme          the numbers in README.md, from figures/
 """
 
@@ -19,7 +20,12 @@ from realqa_utils import __version__
 from realqa_utils.profiles import PROFILES
 
 #: Commands with options of their own, and the module whose `main` takes them.
-FORWARDED = {"pretrain": "pretraining", "benchmark": "benchmark", "readme": "readme"}
+FORWARDED = {
+    "pretrain": "pretraining",
+    "benchmark": "benchmark",
+    "benchmark-ncm": "ncm_benchmark",
+    "readme": "readme",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("pretrain", help="rebuild the shipped mini backbone", add_help=False)
     commands.add_parser("benchmark", help="training speed against the plain way", add_help=False)
+    commands.add_parser("benchmark-ncm", help="what listening to NCM costs", add_help=False)
     commands.add_parser("readme", help="renew the numbers in README.md", add_help=False)
     return parser
 

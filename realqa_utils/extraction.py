@@ -41,7 +41,7 @@ Runs = Mapping[str, Sequence[pd.DataFrame]]  # model -> frames of `labelling.as_
 
 def runs(profile: Profile, data: Split) -> dict[str, Sequence[pd.DataFrame]]:
     """Labels of the test photographs by every model that is at hand."""
-    ours = granularity.readings(profile, data, ["all"])["all", "mix"]
+    ours = granularity.readings(profile, data, [granularity.TOLD])[(granularity.TOLD,) * 2]
     train, truth = (labelling.true_codes(side.frame) for side in (data.train, data.test))
     found: dict[str, Sequence[pd.DataFrame]] = {OURS: ours}
     found |= untaught(profile, data)
@@ -120,11 +120,15 @@ def table(profile: Profile, data: Split, found: Runs, seed: int) -> pd.DataFrame
 
 
 def shown(table: pd.DataFrame, metric: str = "srcc") -> pd.DataFrame:
-    """Attributes by models; N.A. as an empty cell."""
+    """Attributes by models."""
     part = table[table["metric"] == metric]
     wide = part.pivot(index="attribute", columns="model", values="estimate")
     wide = wide.loc[[*taxonomy.SCORED, AVERAGE], list(dict.fromkeys(part["model"]))]
-    return wide.rename_axis(columns=None).round(3)
+    return _with_na(wide.rename_axis(columns=None).round(3))
+
+
+def _with_na(wide: pd.DataFrame) -> pd.DataFrame:
+    return wide.astype(object).where(wide.notna(), "N.A.")
 
 
 def printed(metric: str = "srcc") -> pd.DataFrame:
@@ -132,11 +136,11 @@ def printed(metric: str = "srcc") -> pd.DataFrame:
     rows = paper.printed(1).query("metric == @metric")
     wide = rows.pivot(index="column", columns="row", values="value")
     order = [name for name in (*taxonomy.SCORED, AVERAGE) if name in wide.index]
-    return wide.loc[order, list(dict.fromkeys(rows["row"]))].rename_axis(columns=None)
+    return _with_na(wide.loc[order, list(dict.fromkeys(rows["row"]))].rename_axis(columns=None))
 
 
 def verdict(profile: Profile, data: Split, found: Runs, seed: int) -> pd.DataFrame:
-    """Average SRCC after stage 1 minus that of the better of the untuned backbone's two ways."""
+    """Average SRCC after stage 1 minus that of the untuned backbone in each of its ways."""
     truth = labelling.true_codes(data.test.frame)
     rows = []
     for other in (UNTAUGHT, DESCRIBED):
@@ -167,7 +171,7 @@ def confusion(found: Runs, data: Split) -> dict[str, pd.DataFrame]:
 
 def model(profile: Profile, data: Split) -> backbones.Backbone:
     """The backbone after stage 1, of the first seed."""
-    trial = granularity.trial(profile, data, "all", granularity.seeds(profile)[0])
+    trial = granularity.trial(profile, data, granularity.TOLD, granularity.seeds(profile)[0])
     return trials.trained(trial, results.run_dir(profile, "trials"))
 
 
@@ -203,17 +207,17 @@ def save(
     profile: Profile, data: Split, result: pd.DataFrame, judged: pd.DataFrame,
     figures: Mapping[str, Figure], watch: results.Stopwatch,
 ) -> str:  # fmt: skip
-    """Write the tables, the figures, and the claim: against the harder opponent."""
+    """Write the tables, the figures, and the claim: against the untuned backbone, asked alike."""
     facts = attribute_scores.facts(profile, data, watch)
     results.save(NOTEBOOK, profile, result, figures=dict(figures), **facts)
     path = results.save(f"{NOTEBOOK}_verdicts", profile, judged, **facts)
-    hardest = judged.loc[judged["estimate"].idxmin()]
+    asked = judged.iloc[0]
     results.record_claim(
         profile,
         CLAIM,
         notebook="02",
-        statement=f"{paper.CLAIMS[CLAIM]} [{hardest['model']}]",
-        **hardest[["estimate", "low", "high", "n"]],
+        statement=f"{paper.CLAIMS[CLAIM]} [{asked['model']}]",
+        **asked[["estimate", "low", "high", "n"]],
         seeds=granularity.seeds(profile),
     )
     return path.parent.name

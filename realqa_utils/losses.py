@@ -1,13 +1,17 @@
-"""Training losses on the answer tokens: cross entropy, soft digits, squared error of E[S].
+"""Training losses on the answer tokens: cross entropy, soft digits, NCM, number token loss.
 
 Plain cross entropy is the paper's. Soft digits replace the one right digit by what a normal
 distribution of opinions around the MOS says of that digit, given the digits before it; the squared
-error acts on the teacher-forced expectation of method Sec. 4.5.
+error (NCM) acts on the teacher-forced expectation of method Sec. 4.5, the number token loss on
+every digit for itself.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
+from ntloss import NTLoss
 from scipy.special import ndtr
 from torch.nn import functional as F  # noqa: N812
 
@@ -55,10 +59,11 @@ def opinion_digits(targets, spread, digits: int) -> torch.Tensor:
 def digit_logits(logits: torch.Tensor, places: torch.Tensor, ids: list[int]) -> torch.Tensor:
     """The ten digit logits that predict the digits at columns `places` (batch, M): (batch, M, 10).
 
-    `logits` (batch, n, vocabulary) at column i predict column i + 1.
+    `logits` (batch, n, vocabulary) at column i predict column i + 1. At least float32.
     """
     rows = torch.arange(len(logits), device=logits.device)[:, None]
-    return logits[rows, places - 1][..., ids].float()
+    wanted = torch.promote_types(logits.dtype, torch.float32)
+    return logits[rows, places - 1][..., ids].to(wanted)
 
 
 def expectation(digits: torch.Tensor) -> torch.Tensor:
@@ -78,3 +83,62 @@ def soft_cross_entropy(
     rows = torch.arange(len(logits), device=logits.device)[:, None]
     chances = logits[rows, places - 1].float().log_softmax(-1)[..., ids]  # (batch, M, 10)
     return -(soft.to(chances) * chances).sum()
+
+
+def ncm_loss(
+    logits: torch.Tensor, places: torch.Tensor, ids: list[int], targets: torch.Tensor
+) -> torch.Tensor:
+    """NCM with a gradient: the mean of (E[S] - S)^2 over the rows with a score; 0 for no such row.
+
+    `places` (batch, M) are columns of the digits, -1 in rows without a score (`score_places`).
+    `targets` are the true digits (batch, M), or scores (batch,) on the 0..10 scale as they are.
+    """
+    scored, z = _scored_digits(logits, places, ids)
+    targets = targets.to(z)
+    if targets.ndim == 2:
+        targets = targets @ torch.as_tensor(place_values(targets.shape[1])).to(z)
+    errors = (expectation(z) - targets).square()
+    return errors.where(scored, 0.0).sum() / scored.sum().clamp(min=1)
+
+
+def number_token_loss(
+    logits: torch.Tensor, places: torch.Tensor, ids: list[int], targets: torch.Tensor
+) -> torch.Tensor:
+    """The mean of sum_v p_i(v) |v - d_i| over digits, digit i weighing 10^(1-i); 0 for no score.
+
+    Arguments as for `ncm_loss`; scores are rounded to digits. Source: NTL-WAS of `ntloss`, over the
+    probabilities of the ten digits alone, as in its paper: it is meant to stand beside cross
+    entropy, which keeps other tokens down.
+    """
+    scored, z = _scored_digits(logits, places, ids)
+    digits = places.shape[1]
+    if targets.ndim == 1:
+        known = targets.where(scored, 0.0).detach().cpu().numpy()
+        targets = torch.as_tensor(digits_of(known, digits), device=z.device)
+    labels = targets.where(scored[:, None], IGNORED)
+    weights = torch.as_tensor(place_values(digits)).to(z).expand(len(z), -1)
+    loss = _number_tokens()(F.pad(z, (0, 1)), labels, weights)
+    return loss + 0 * z.sum()  # has a gradient, of zero, where no row has a score
+
+
+def _scored_digits(logits, places, ids) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows have a score (batch,), and their digit logits (batch, M, 10), 0 in the others."""
+    scored = (places > 0).all(1)
+    z = digit_logits(logits, places.clamp(min=1), ids)
+    return scored, z.where(scored[:, None, None], 0.0)
+
+
+class _TenDigits(dict):
+    """What `NTLoss` asks of a tokenizer: a real one would be given tokens, and so changed."""
+
+    get_vocab = dict.copy
+
+    def add_tokens(self, tokens: list[str]) -> int:
+        return 0
+
+
+@cache
+def _number_tokens() -> NTLoss:
+    """The loss over the ten digits and one more token: the package wants one without a value."""
+    with torch.inference_mode(False):  # else its tables could not be used in a training later
+        return NTLoss(_TenDigits({str(d): d for d in range(10)}), vocab_size=11, reweigh=False)

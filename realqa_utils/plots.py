@@ -21,7 +21,8 @@ MODELS = {"greedy": ACCENT, "expected": SECOND, "rounding alone": MUTED}
 
 
 def use_style() -> None:
-    """One look for all figures; call it once at the top of a notebook."""
+    """One look for all figures and tables; call it once at the top of a notebook."""
+    pd.set_option("display.max_colwidth", 120)  # names of rows in full
     sns.set_theme(style="whitegrid", context="notebook")
     plt.rcParams.update(
         {
@@ -182,11 +183,12 @@ def attribute_profile(table: pd.DataFrame, metric: str = "srcc") -> Figure:
     colours = sns.color_palette([ACCENT, SECOND, THIRD, MUTED, INK], len(models))
     for index, model in enumerate(models):
         rows = table[table["model"] == model].set_index("attribute").loc[names]
+        known = model if rows["estimate"].notna().any() else f"{model}: N.A."
         y = np.arange(len(names)) + 0.16 * (index - (len(models) - 1) / 2)
         error = np.abs(rows[["low", "high"]].to_numpy().T - rows["estimate"].to_numpy())
         axis.errorbar(
             rows["estimate"], y, xerr=np.nan_to_num(error), color=colours[index], fmt="o", ms=5,
-            capsize=2, lw=1.4, label=model,
+            capsize=2, lw=1.4, label=known,
         )  # fmt: skip
     titles = [taxonomy.BY_NAME[n].title if n in taxonomy.BY_NAME else n.title() for n in names]
     axis.set_yticks(range(len(names)), titles)

@@ -4,7 +4,7 @@
 2. The vision tower starts from a 2-D DCT patch embedding (a transformer of this size never finds
    spatial frequencies by itself) and is trained with dense heads on the drawn attributes and on
    the spectra of patches, which need no labels.
-3. The language side learns captions and number text on top of the frozen tower.
+3. The language side learns captions, number text and single words on top of the frozen tower.
 
 The hidden quality and the MOS are never shown: scores are for fine-tuning to teach.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 
@@ -158,32 +159,49 @@ def _flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def train_language(backbone: Backbone, images, labels, steps: int, batch: int, seed: int) -> None:
-    """Captions on frozen image tokens, and number text without a photo, one batch of each."""
+    """Captions on frozen image tokens, and lines of text without a photo, one batch of each."""
     generator = np.random.default_rng([seed, 1])
     model = backbone.model
     with torch.no_grad():
         parts = [image_tokens(backbone, images[i : i + 128]) for i in range(0, len(images), 128)]
     tokens = torch.cat(parts)
+    words = _words(labels)
     language = [(n, p) for n, p in model.named_parameters() if "visual" not in n]
     optimiser = optimisers.muon(language, 1e-3, weight_decay=0.02)
     schedule = optimisers.cosine(optimiser, steps)
     progress = tqdm(range(steps), "language side", mininterval=5)
     for step in progress:
         rows = generator.choice(len(labels), batch, replace=False)
-        said = [captions.caption(labels[r], generator if step % 2 else None) for r in rows]
-        seen = _caption_loss(backbone, tokens[rows], said)
-        numbers = [captions.number_text(generator) for _ in range(batch)]
-        read = _text_loss(backbone, numbers)
+        pairs = [_conversation(labels[row], generator) for row in rows]
+        seen = _caption_loss(backbone, tokens[rows], pairs)
+        lines = [captions.number_text(generator) for _ in range(batch)]
+        lines += [captions.word_text(words, generator) for _ in range(batch // 2)]
+        read = _text_loss(backbone, lines)
         optimisers.take_step(seen + 0.5 * read, [p for _, p in language], optimiser, schedule)
         if step % 20 == 0:
-            progress.set_postfix(captions=f"{seen:.3f}", numbers=f"{read:.3f}")
+            progress.set_postfix(captions=f"{seen:.3f}", lines=f"{read:.3f}")
 
 
-def _caption_loss(backbone: Backbone, tokens: torch.Tensor, texts: list[str]) -> torch.Tensor:
-    """Cross entropy of captions given image tokens (batch, tokens, width)."""
+def _conversation(labels: dict, generator: np.random.Generator) -> tuple[str, str]:
+    """A whole caption one time in three, else one of what is asked for."""
+    if generator.uniform() < 1 / 3:
+        return captions.QUESTION, captions.caption(labels)
+    return captions.guided_caption(labels, generator)
+
+
+def _words(labels: list[dict]) -> list[str]:
+    """Every word that a conversation of the kit can hold."""
+    texts = [*vocabulary_texts(), *(MIX.answer(row) for row in labels[:500])]
+    return sorted({word for text in texts for word in re.findall(r"[A-Za-z-]+|[<>]", text)})
+
+
+def _caption_loss(
+    backbone: Backbone, tokens: torch.Tensor, pairs: list[tuple[str, str]]
+) -> torch.Tensor:
+    """Cross entropy of captions given requests and image tokens (batch, tokens, width)."""
     grid = (1, mini.SIZE // 14, mini.SIZE // 14)
-    rows = len(texts)
-    batch = encode(backbone, [captions.QUESTION] * rows, texts, [grid] * rows)
+    questions, texts = zip(*pairs, strict=True)
+    batch = encode(backbone, questions, texts, [grid] * len(pairs))
     seen = BaseModelOutputWithPooling(pooler_output=tuple(tokens))
     return backbone.model(**batch, mm_encoder_outputs={"image": seen}).loss
 
@@ -230,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--vision-steps", type=int, default=2_000)
     parser.add_argument("--vision-batch", type=int, default=64)
-    parser.add_argument("--language-steps", type=int, default=1_200)
+    parser.add_argument("--language-steps", type=int, default=600)
     parser.add_argument("--language-batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -262,7 +280,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _tokenizer(labels: list[dict], seed: int):
     rng = np.random.default_rng([seed, 2])
+    pairs = [captions.guided_caption(row, rng) for row in labels[:2000]]
     said = [captions.caption(row) for row in labels[:2000]]
+    said += [text for pair in pairs for text in pair]
     numbers = [captions.number_text(rng) for _ in range(2000)]
     answers = [MIX.answer(row) for row in labels[:500]]
     return train_tokenizer([*said, *numbers, *answers, *vocabulary_texts() * 50], VOCABULARY)

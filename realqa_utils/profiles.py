@@ -64,7 +64,10 @@ _PHOTOS = Recipe(
 )  # fmt: skip
 # Batch 64 and the adapter are the paper's; 330 steps are its two epochs of KonIQ-10k.
 _PAPER = Recipe(steps=330, learning_rate=1e-4, batch_size=64, accumulation=16, dropout=0.15)
-_MINI_1 = replace(_MINI, form="all", steps=400)
+_MINI_1 = replace(
+    _MINI, form="mix", steps=400, batch_size=8, optimiser="muon", learning_rate=7e-4,
+    weight_decay=0.02,
+)  # fmt: skip
 # Two epochs of the 13 conversations of each of RealQA's 13,712 training photographs.
 _PAPER_1 = replace(_PAPER, form="all", steps=5570, dropout=0.05)
 
@@ -76,7 +79,7 @@ _ALL = (
         train_images=48,
         test_images=24,
         recipe=replace(_MINI, steps=4, batch_size=8),
-        stage_1=replace(_MINI_1, steps=4, batch_size=8),
+        stage_1=replace(_MINI_1, steps=4),
         seeds=(0,),
         resamples=100,
     ),

@@ -19,8 +19,13 @@ def render() -> str:
     parts = [_digit_count(figures / profile, profile) for profile in ("mini", "photos")]
     parts += [
         _composite(figures / "mini"),
+        _attributes(figures / "mini"),
+        _transfer(figures / "photos"),
+        _granularity(figures / "mini"),
+        _curves(figures / "mini"),
         _captions(),
         _speed(figures / "mini" / "training_speed.csv"),
+        _ncm_cost(figures / "mini" / "ncm_cost.csv"),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -45,18 +50,122 @@ def _digit_count(folder: Path, profile: str) -> str:
             f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}] | "
             f"{'' if limit is None else f'{limit:.3f}'} |"
         )
-    return f"{head}\n\n" + "\n".join(rows) + "\n\n" + _verdicts(folder)
+    claim = "Claim *M = 3 beats M = 1*, paired difference of SRCC:"
+    judged = pd.read_csv(folder / "05_digit_count_verdicts.csv")
+    names = judged["dataset"] + ", " + judged["model"]
+    return f"{head}\n\n" + "\n".join(rows) + "\n\n" + _verdicts(claim, judged, names)
 
 
-def _verdicts(folder: Path) -> str:
-    table = pd.read_csv(folder / "05_digit_count_verdicts.csv")
-    lines = ["Claim *M = 3 beats M = 1*, paired difference of SRCC:", ""]
-    for row in table.itertuples():
+def _verdicts(claim: str, judged: pd.DataFrame, names: pd.Series) -> str:
+    lines = [claim, ""]
+    for name, row in zip(names, judged.itertuples(), strict=True):
         lines.append(
-            f"- {row.dataset}, {row.model}: **{row.verdict}** "
-            f"({row.estimate:+.3f}, {row.low:+.3f} to {row.high:+.3f})"
+            f"- {name}: **{row.verdict}** ({row.estimate:+.3f}, {row.low:+.3f} to {row.high:+.3f})"
         )
     return "\n".join(lines)
+
+
+def _cell(row: pd.Series, form: str = ".3f") -> str:
+    """An estimate with its interval; N.A. where there is none."""
+    if pd.isna(row["estimate"]):
+        return "N.A."
+    ends = f" [{row['low']:{form}}, {row['high']:{form}}]" if pd.notna(row["low"]) else ""
+    return f"{row['estimate']:{form}}{ends}"
+
+
+def _grid(table: pd.DataFrame, index: str, columns: str, first: str, form: str = ".3f") -> str:
+    """Markdown of a tidy table: one row an `index`, one column a `columns`."""
+    across = list(dict.fromkeys(table[columns]))
+    rows = [f"| {first} | {' | '.join(map(str, across))} |", "|---" * (len(across) + 1) + "|"]
+    for name in dict.fromkeys(table[index]):
+        part = table[table[index] == name].set_index(columns)
+        cells = [_cell(part.loc[column], form) if column in part.index else "" for column in across]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _attributes(folder: Path) -> str:
+    path = folder / "02_attribute_extraction.csv"
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path).query("metric == 'srcc'")
+    judged = pd.read_csv(folder / "02_attribute_extraction_verdicts.csv")
+    head = (
+        "**Notebook 02 on `mini`**: SRCC [95 % interval] of attribute codes on "
+        f"{table['n'].iloc[0]} held-out photographs. N.A.: the form is not followed."
+    )
+    claim = "Claim *stage 1 beats the model as it comes*, difference of the average:"
+    grid = _grid(table, "attribute", "model", "attribute")
+    return f"{head}\n\n{grid}\n\n{_verdicts(claim, judged, judged['model'])}"
+
+
+def _transfer(folder: Path) -> str:
+    path = folder / "02_attribute_extraction_transfer.csv"
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path)
+    head = (
+        f"**Notebook 02 on `photos`**: SRCC with the MOS of {table['n'].iloc[0]} photographs of "
+        "LIVE Challenge, of attributes that were learnt from generated scenes, and of "
+        "a plain sharpness feature."
+    )
+    return f"{head}\n\n{_grid(table, 'attribute', 'model', 'attribute', '+.3f')}"
+
+
+def _granularity(folder: Path) -> str:
+    path = folder / "03_training_granularity.csv"
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path).query("attribute == 'average'")
+    judged = pd.read_csv(folder / "03_training_granularity_verdicts.csv")
+    table = table.assign(row=table["model"] + ", asked: " + table["asked"])
+    head = "**Notebook 03 on `mini`**: mean SRCC and PLCC over the nine attributes."
+    claim = "Claim *all granularities together are best*, paired difference of the mean SRCC:"
+    grid = _grid(table, "row", "metric", "trained on")
+    return f"{head}\n\n{grid}\n\n{_verdicts(claim, judged, judged['model'])}"
+
+
+def _curves(folder: Path) -> str:
+    path = folder / "06_ncm_curves.csv"
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path)
+    table = table[table["step"] == table["step"].max()]
+    judged = pd.read_csv(folder / "06_ncm_curves_verdicts.csv")
+    foreseen = pd.read_csv(folder / "06_ncm_curves_foresight.csv")
+    head = (
+        f"**Notebook 06 on `mini`**: held-out values [95 % interval over trainings] after step "
+        f"{table['step'].iloc[0]}."
+    )
+    chosen = table[table["metric"].isin(["ncm", "ncm_star", "digit_ce", "srcc_expected"])]
+    claim = "Claims *NCM falls* and *NCM\\* falls*, in squared points, cross entropy alone:"
+    question = (
+        "Does a lower value foresee a higher SRCC of free-running scores? Rank correlation over "
+        "trainings and checkpoints:"
+    )
+    return "\n\n".join(
+        (
+            head,
+            _grid(chosen, "model", "metric", "trained with"),
+            _verdicts(claim, judged, judged["metric"]),
+            question,
+            _grid(foreseen, "model", "scope", "lower is better", "+.2f"),
+        )
+    )
+
+
+def _ncm_cost(path: Path) -> str:
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path)
+    record = json.loads(path.with_suffix(".json").read_text())
+    rows = ["| what | measure | median | range |", "|---|---|---|---|"]
+    for row in table.itertuples():
+        rows.append(
+            f"| {row.model} | {row.metric} | {row.estimate:.3g} | {row.low:.3g} to {row.high:.3g} |"
+        )
+    head = f"**What listening to NCM costs** on {record['cpus']} CPU cores"
+    return f"{head} (`realqa benchmark-ncm`).\n\n" + "\n".join(rows)
 
 
 def _composite(folder: Path) -> str:

@@ -9,6 +9,7 @@ from realqa_utils.conversations import FORMS, STAGE_1
 
 LANGUAGE_MODES = ("lora", "full")
 VISION_MODES = ("lora", "full", "frozen")
+STARTS = ("pretrained", "random")
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,18 @@ class Recipe:
     alpha: int = 256
     dropout: float = 0.05
     opinion_spread: float = 0.0  # sd of soft digits on the 0..10 scale; 0 trains on hard digits
-    expectation_weight: float = 0.0  # of the squared error of E[S]
+    expectation_weight: float = 0.0  # of NCM, the squared error of E[S], as a loss term
+    number_token_weight: float = 0.0  # of the number token loss
     optimiser: str = "adamw"  # adamw | muon (full training only)
     tower_steps: int = 0  # of `adaptation` of the vision tower, before training; 0: as it comes
+    start: str = "pretrained"  # pretrained | random (full training only): weights to begin with
 
     def __post_init__(self) -> None:
         _one_of("form", self.form, FORMS | STAGE_1)
         _one_of("language", self.language, LANGUAGE_MODES)
         _one_of("vision", self.vision, VISION_MODES)
         _one_of("optimiser", self.optimiser, optimisers.NAMES)
+        _one_of("start", self.start, STARTS)
         for key in ("steps", "digits", "batch_size", "accumulation", "rank"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: at least 1")
@@ -55,6 +59,8 @@ class Recipe:
             raise ValueError("vision='lora' needs language='lora'; or train vision in full")
         if self.optimiser == "muon" and self.language != "full":
             raise ValueError("optimiser='muon' needs language='full': it is not for LoRA's factors")
+        if self.start == "random" and (self.language, self.vision) != ("full", "full"):
+            raise ValueError("start='random' needs language='full' and vision='full'")
 
 
 def _one_of(key: str, value: str, known) -> None:

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from peft import PeftModel
 from PIL import Image
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.trainer_utils import get_last_checkpoint
@@ -131,11 +133,22 @@ def _frozen_tokens(
 
 
 class AnswerTrainer(Trainer):
-    """`Trainer` that looks at the answer only, with the recipe's extra loss terms."""
+    """`Trainer` that looks at the answer only, with the recipe's extra loss terms.
 
-    def __init__(self, *args, recipe: Recipe, digit_ids: list[int], **kwargs):
+    Callbacks that have a method `observe` (`ncm_callback`) are shown the logits and labels.
+    """
+
+    def __init__(self, *args, recipe: Recipe, digit_ids: list[int], eval_collator=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recipe, self.digit_ids = recipe, digit_ids
+        self.recipe, self.digit_ids, self.eval_collator = recipe, digit_ids, eval_collator
+        self.observers = [c for c in self.callback_handler.callbacks if hasattr(c, "observe")]
+        for callback in self.observers:
+            callback.trainer = callback.trainer or self
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        return DataLoader(
+            self.eval_dataset, self.args.per_device_eval_batch_size, collate_fn=self.eval_collator
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -149,7 +162,11 @@ class AnswerTrainer(Trainer):
         logits = language.forward(model, inputs, keep, use_cache=False).logits
         if places is not None:
             places = torch.searchsorted(keep, places - 1) + 1  # as columns of these logits
-        loss = self._loss(logits, labels[:, keep + 1], places, targets, num_items_in_batch)
+        labels = labels[:, keep + 1]
+        for callback in self.observers:
+            shifted = F.pad(labels, (1, 0), value=IGNORED)  # column c is predicted by c - 1
+            callback.observe(logits.detach(), shifted, places, training=model.training)
+        loss = self._loss(logits, labels, places, targets, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _loss(self, logits, labels, places, targets, total) -> torch.Tensor:
@@ -166,10 +183,13 @@ class AnswerTrainer(Trainer):
             soft = losses.opinion_digits(targets.cpu(), recipe.opinion_spread, recipe.digits)
             entropy = losses.soft_cross_entropy(logits, places, ids, soft.to(logits.device))
             loss = loss + entropy / count
+        share = here / count  # of this batch in the step
         if recipe.expectation_weight:
-            expected = losses.expectation(losses.digit_logits(logits, places, ids))
-            error = (expected - targets.float()).square().mean() * here / count
-            loss = loss + recipe.expectation_weight * error
+            ncm = losses.ncm_loss(logits, places, ids, targets)
+            loss = loss + recipe.expectation_weight * share * ncm
+        if recipe.number_token_weight:
+            distance = losses.number_token_loss(logits, places, ids, targets)
+            loss = loss + recipe.number_token_weight * share * distance
         return loss
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
@@ -180,7 +200,9 @@ class AnswerTrainer(Trainer):
         self.model.load_state_dict(saved.state_dict())
 
 
-def arguments(recipe: Recipe, out: Path, save_steps: int, progress: bool) -> TrainingArguments:
+def arguments(
+    recipe: Recipe, out: Path, save_steps: int, progress: bool, evaluate_every: int = 0
+) -> TrainingArguments:
     """The recipe in the library's words: AdamW, cosine with warm-up, float32 on a CPU."""
     return TrainingArguments(
         # is made in any case, so without checkpoints it is one that is there
@@ -198,6 +220,11 @@ def arguments(recipe: Recipe, out: Path, save_steps: int, progress: bool) -> Tra
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or 500,
         save_total_limit=1,
+        eval_strategy="steps" if evaluate_every else "no",
+        eval_steps=evaluate_every or None,
+        eval_on_start=bool(evaluate_every),
+        per_device_eval_batch_size=64,
+        prediction_loss_only=True,
         report_to="none",
         remove_unused_columns=False,
         disable_tqdm=not progress,
@@ -216,11 +243,15 @@ def train(
     save_steps: int = 0,
     progress: bool = False,
     callbacks: Sequence = (),
+    held_out: Table | None = None,
+    evaluate_every: int = 0,
 ) -> Backbone:
     """Train on a table and return the trained backbone; the one given is used up.
 
     With `save_steps`, checkpoints go to `out` and an interrupted run goes on from the last one.
-    The same recipe, data and thread count give the same weights.
+    With `evaluate_every`, the loss on `held_out` is logged before the first step and then after so
+    many steps; callbacks such as `NCMCallback` hear it too. The same recipe, data and thread count
+    give the same weights.
     """
     torch.manual_seed(recipe.seed)
     with warnings.catch_warnings():  # peft still asks under the old name
@@ -230,13 +261,15 @@ def train(
         )
     trainer = AnswerTrainer(
         model=backbone.model,
-        args=arguments(recipe, out, save_steps, progress),
+        args=arguments(recipe, out, save_steps, progress, evaluate_every),
         train_dataset=range(len(table)),  # the collator fetches a whole batch at once
+        eval_dataset=range(len(held_out)) if evaluate_every else None,
         data_collator=Collator(backbone, table, recipe, view),
         callbacks=list(callbacks),
         optimizers=(_optimiser(backbone.model, recipe), None),  # the schedule is the Trainer's
         recipe=recipe,
         digit_ids=backbone.digit_ids,
+        eval_collator=Collator(backbone, held_out, recipe, view) if evaluate_every else None,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(out) if save_steps else None)

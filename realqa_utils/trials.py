@@ -91,15 +91,15 @@ def run(trial: Trial, cache: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"id": str})
 
 
-def key(trial: Trial) -> str:
-    """Hash of recipe, view, model, data and the code that matters."""
+def key(trial: Trial, more_code: tuple[str, ...] = ()) -> str:
+    """Hash of recipe, view, model, data and the code that matters, with modules beyond its own."""
     return _hash(
         {
             "recipe": training.recipe_record(trial.recipe, trial.view),
             "model": model_hash(trial.model),
             "train": _data(trial.split.train),
             "test": _data(trial.split.test),
-            "code": _code_hash(DECISIVE),
+            "code": _code_hash(DECISIVE + more_code),
             "tower": tower_key(trial),
             "asked": [trial.asked, _labels(trial.split.train) if trial.asked else ""],
         }
@@ -113,7 +113,7 @@ def tower_key(trial: Trial) -> str:
         return ""
     photographs = _photographs(trial.split.train)
     facts = {"steps": steps, "seed": trial.recipe.seed, "view": asdict(trial.view)}
-    facts |= {"model": model_hash(trial.model), "photographs": photographs}
+    facts |= {"tower": tower_hash(trial.model), "photographs": photographs}
     return _hash(facts | {"code": _code_hash(DECISIVE_FOR_TOWER)})
 
 
@@ -148,15 +148,33 @@ def _code_hash(modules: tuple[str, ...]) -> str:
 @lru_cache
 def model_hash(source: str) -> str:
     """SHA-256 of a backbone's weights; of its name where it is not a folder on this machine."""
-    folder = backbones.MINI_FOLDER if source == "mini" else Path(source)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    parts = "".join(provenance.file_hash(file) for file in files) or source
+    parts = "".join(provenance.file_hash(file) for file in _weights(source)) or source
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
+@lru_cache
+def tower_hash(source: str) -> str:
+    """The same for the weights of its vision tower alone: a tower knows nothing of language."""
+    digest = hashlib.sha256() if (files := _weights(source)) else hashlib.sha256(source.encode())
+    for file in files:
+        tensors = load_file(file)
+        for name in sorted(name for name in tensors if "visual" in name):
+            digest.update(name.encode())
+            digest.update(tensors[name].contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _weights(source: str) -> list[Path]:
+    folder = backbones.MINI_FOLDER if source == "mini" else Path(source)
+    return sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+
+
 def starting_point(trial: Trial, cache: Path) -> Backbone:
-    """The backbone that a trial's training begins with: as it ships, or with an adapted tower."""
+    """The backbone that a trial's training begins with: as it ships, with an adapted tower, or
+    with random weights."""
     backbone = _load(trial)
+    if trial.recipe.start == "random":
+        backbone = backbones.randomised(backbone, trial.recipe.seed)
     if trial.recipe.tower_steps:
         backbone.core.visual.load_state_dict(load_file(_adapted_tower(trial, cache)))
     return backbone

@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realqa_utils import captions, taxonomy
-from realqa_utils.captions import PHRASES, caption, number_text, phrase_index, read_caption
+from realqa_utils.captions import (
+    PHRASES,
+    TOPICS,
+    caption,
+    guided_caption,
+    number_text,
+    phrase_index,
+    read_caption,
+    word_text,
+)
+from realqa_utils.conversations import ALL_SETS
 from realqa_utils.datasets import scenes, subjects
 
 SUBJECTS = [name for painters in subjects.PAINTERS.values() for name in painters]
@@ -27,6 +37,7 @@ def _values(name: str) -> st.SearchStrategy:
     return st.integers(0, len(attribute.tiers) - 1)
 
 
+REASONS = {"eye_catching_reason": "It stands out", "composition_reason": "It is centred"}
 LABELS = st.fixed_dictionaries(
     {name: _values(name) for name in taxonomy.SCORED}
     | {"subject": st.sampled_from(SUBJECTS), "background": st.sampled_from(BACKGROUNDS)}
@@ -43,8 +54,12 @@ def phrases_of(labels: dict) -> dict[str, int]:
 def test_a_caption_by_hand():
     labels = dict.fromkeys(taxonomy.SCORED, 1)
     text = caption(labels | {"subject": "a castle", "background": "the sea"})
-    assert text.startswith("A photo of a castle and the sea. The details are soft. It is rather ")
-    assert text.endswith("One hardly sees it. It stands in a bad place.")
+    assert text == (
+        "A photo of a castle and the sea. The details are slightly blurry. The light is slightly "
+        "underexposed. The colours are moderate. The horizon is level. The outline is partially "
+        "complete. The front is moderately cluttered. The surroundings are moderately cluttered. "
+        "The effect is lost. The position is bad."
+    )
 
 
 def test_every_scored_attribute_has_a_phrase_for_each_tier_or_fifth():
@@ -71,32 +86,53 @@ def test_round_trip(labels):
 
 
 @given(LABELS, st.integers(0, 2**32))
-def test_a_random_part_tells_no_lies(labels, seed):
-    text = caption(labels, np.random.default_rng(seed))
-    found = read_caption(text)
-    assert found
-    assert found.items() <= phrases_of(labels).items()
-    assert text.startswith(f"A photo of {labels['subject']} and {labels['background']}.")
+def test_a_guided_caption_says_just_what_was_asked_for_in_that_order(labels, seed):
+    question, text = guided_caption(labels, np.random.default_rng(seed))
+    found, truth = read_caption(text), phrases_of(labels)
+    asked = re.findall(r"the (\w+)", question)
+    names = [name for topic in asked for name, (noun, _) in TOPICS.items() if noun == topic]
+    assert len(names) == len(asked) == len(set(names)) > 0
+    assert text == " ".join(PHRASES[name][truth[name]] for name in names)
+    assert found == {name: truth[name] for name in names}
 
 
-def test_random_parts_mention_each_attribute_in_some_six_tenths():
-    labels = dict.fromkeys(taxonomy.SCORED, 1) | {"subject": "a bed", "background": "a plain wall"}
+def test_guided_captions_ask_for_every_topic_in_every_number():
+    labels = dict.fromkeys(taxonomy.SCORED, 1)
     rng = np.random.default_rng(0)
-    found = [read_caption(caption(labels, rng)) for _ in range(600)]
-    for name in PHRASES:  # sd of the share is 0.02
-        assert np.mean([name in f for f in found]) == pytest.approx(0.6, abs=0.08)
+    asked = [re.findall(r"the (\w+)", guided_caption(labels, rng)[0]) for _ in range(900)]
+    assert {len(names) for names in asked} == set(range(1, 10))
+    firsts = [names[0] for names in asked]
+    for noun, _ in TOPICS.values():  # sd of the share is 0.01
+        assert firsts.count(noun) / 900 == pytest.approx(1 / 9, abs=0.045)
+
+
+def test_requests_are_english():
+    labels = dict.fromkeys(taxonomy.SCORED, 1)
+    rng = np.random.default_rng(0)
+    by_count = {q.count("the "): q for q, _ in (guided_caption(labels, rng) for _ in range(200))}
+    noun = r"the [a-z]+"
+    assert re.fullmatch(rf"Describe {noun} of this photo\.", by_count[1])
+    assert re.fullmatch(rf"Describe {noun} and {noun} of this photo\.", by_count[2])
+    assert re.fullmatch(rf"Describe {noun}, {noun} and {noun} of this photo\.", by_count[3])
 
 
 def test_the_first_mention_counts_and_silence_is_no_answer():
-    text = "The details are crisp. The camera leans. The details are soft."
+    text = "The details are clear. The horizon is tilted. The details are blurry."
     assert read_caption(text) == {"image_clarity": 2, "level_shot": 0}
     assert read_caption("A photo of a bed and the sea.") == {}
 
 
-def test_captions_keep_the_words_of_the_tiers_for_training_to_teach():
-    said = " ".join(p for group in PHRASES.values() for p in group).lower()
+def test_titles_questions_and_forms_are_left_for_training_to_teach():
+    labels = dict.fromkeys(taxonomy.SCORED, 1) | {"subject": "a bed", "background": "the sea"}
+    labels |= REASONS | {"subject_background": "a bed and the sea"}
+    pair = guided_caption(labels, np.random.default_rng(0))
+    phrases = [p for group in PHRASES.values() for p in group]
+    said = " ".join([*phrases, captions.QUESTION, *pair]).lower()
     for attribute in taxonomy.ATTRIBUTES:
-        assert not [t.words for t in attribute.tiers if t.words in said]
+        assert attribute.title.lower() not in said
+    for form in ALL_SETS:
+        assert form.question.lower() not in said
+        assert form.answer(labels).lower() not in said
 
 
 # --- number text -------------------------------------------------------------------------------
@@ -186,3 +222,24 @@ def test_texts_follow_from_the_generator():
 
 def test_the_question_asks_for_no_score():
     assert "score" not in captions.QUESTION.lower() and "rate" not in captions.QUESTION.lower()
+
+
+# --- word text ---------------------------------------------------------------------------------
+
+
+def test_words_are_said_twice_and_titles_are_explained():
+    words = ["sharp", "Score", "Eye-Catching"]
+    rng = np.random.default_rng(0)
+    said, explained = set(), set()
+    for _ in range(400):
+        line = word_text(words, rng)
+        if match := re.fullmatch(r"Say (.+): (.+)\.", line):
+            assert match[1] == match[2]
+            said.update(match[1].split())
+        else:
+            match = re.fullmatch(r"(?P<t>.+) is about the (?P<n>\w+)\.|The (\w+): (.+)\.", line)
+            title, noun = (match["t"], match["n"]) if match["t"] else (match[4], match[3])
+            (name,) = [n for n in TOPICS if taxonomy.BY_NAME[n].title == title]
+            assert TOPICS[name][0] == noun
+            explained.add(name)
+    assert said == set(words) and explained == set(TOPICS)

@@ -111,8 +111,9 @@ def test_captions_are_read_of_the_mini_backbone_only(untrained, data):
 
 
 def test_a_caption_as_labels_by_hand():
-    text = "A photo of a lamp. Everything is smeared. It is washed out. One can not look away."
-    frame = extraction.described([text, "It stands in a fair place."], ["a", "b"])
+    text = "A photo of a lamp. The details are blurry. The light is overexposed."
+    text += " The effect is stunning."
+    frame = extraction.described([text, "The position is decent."], ["a", "b"])
     first, second = (part.set_index("attribute") for _, part in frame.groupby("id"))
     said = first["said"].dropna().to_dict()
     assert said == {"image_clarity": 1, "exposure": 1, "eye_catching": 9.5}
@@ -200,7 +201,7 @@ def test_the_papers_table_is_printed_as_it_is():
     assert list(printed.index) == [*taxonomy.SCORED, AVERAGE]
     assert printed.columns[0] == "Ours" and printed.at[AVERAGE, "Ours"] == 0.588
     assert printed.at["image_clarity", "GPT-4o"] == 0.625
-    assert np.isnan(printed.at["level_shot", "Qwen2-VL-7B"])
+    assert printed.at["level_shot", "Qwen2-VL-7B"] == "N.A."
     assert extraction.printed("plcc").at[AVERAGE, "Ours"] == 0.617
 
 
@@ -248,7 +249,7 @@ def test_cards_say_what_the_model_says_and_mark_what_differs(data, monkeypatch):
 def test_the_model_of_the_cards_is_that_of_the_first_seed(data, root, monkeypatch):
     monkeypatch.setattr(trials, "trained", lambda trial, cache: (trial, cache))
     trial, cache = extraction.model(SMOKE, data)
-    assert (trial.recipe.form, trial.recipe.seed, trial.keep) == ("all", 0, True)
+    assert (trial.recipe.form, trial.recipe.seed, trial.keep) == ("mix", 0, True)
     assert cache == root / "runs" / "smoke" / "trials"
 
 
@@ -287,8 +288,8 @@ def test_saving_writes_tables_figures_record_and_claim(table, found, data, root)
     assert record["n"] == 10 and record["model_hash"] == "0" * 16
     (claim,) = results.claims("smoke").itertuples()
     assert (claim.claim, claim.notebook) == ("T1-stage1-beats-zero-shot", "02")
-    assert claim.statement.endswith(f"[{OURS} minus {DESCRIBED}]")
-    assert claim.estimate == pytest.approx(judged["estimate"].min(), rel=1e-5)
+    assert claim.statement.endswith(f"[{OURS} minus {UNTAUGHT}]")
+    assert claim.estimate == pytest.approx(judged["estimate"].iloc[0], rel=1e-5)
 
 
 def test_the_summary_names_the_hardest_and_the_easiest_attribute(data):

@@ -85,7 +85,7 @@ def test_every_row_is_trained_alike_once_a_seed(calls, data, root):
     assert all(t.split is data and t.view == SMOKE.view and t.model == "mini" for t in todo)
     assert [t.asked for t in todo] == [ASKED[t.recipe.form] for t in todo]
     kept = [(t.recipe.form, t.recipe.seed) for t in todo if t.keep]
-    assert kept == [("all", 4)]
+    assert kept == [("mix", 4)]
 
 
 def test_readings_are_apart_by_what_was_asked_and_in_the_order_of_the_seeds(found, data):
@@ -146,12 +146,13 @@ def test_what_is_shown_stands_beside_the_papers_own(table):
 # --- the claim ---------------------------------------------------------------------------------
 
 
-def test_verdicts_compare_all_sets_with_every_other_row(judged, found, data):
-    others = [name for name in ASKED if name != "all"]
-    assert list(judged["model"]) == [f"{TITLES['all']} minus {TITLES[name]}" for name in others]
+def test_verdicts_compare_all_sets_and_then_the_mixed_one_with_other_rows(judged, found, data):
+    pairs = [("all", name) for name in ASKED if name != "all"]
+    pairs += [("mix", "attributes"), ("mix", "levels")]
+    assert list(judged["model"]) == [f"{TITLES[a]} minus {TITLES[b]}" for a, b in pairs]
     truth = labelling.true_codes(data.test.frame)
-    for name, row in zip(others, judged.itertuples(), strict=True):
-        pair = found["all", "mix"], found[name, name]
+    for (name, other), row in zip(pairs, judged.itertuples(), strict=True):
+        pair = found[name, "mix"], found[other, other]
         interval = attribute_scores.difference(*pair, truth, 0, SMOKE.resamples)
         assert (row.estimate, row.low, row.high) == (interval.estimate, interval.low, interval.high)
         assert row.verdict == paper.verdict(row.low, row.high)
@@ -166,7 +167,7 @@ def test_the_summary_says_what_the_verdicts_say():
     ]
     judged = pd.DataFrame(rows, columns=["model", "estimate", "low", "high", "verdict"])
     first, second, third = granularity.summary(judged).splitlines()
-    assert first == "Training on all sets is better than one: +0.100 [+0.050, +0.200]."
+    assert first == "all is better than one: +0.100 [+0.050, +0.200]."
     assert "worse than two: -0.100" in second
     assert "not told apart from three" in third
 
@@ -178,13 +179,14 @@ def test_saving_writes_tables_figure_record_and_claim(table, judged, data, root)
     folder = results.figure_dir("smoke")
     assert (folder / "03_training_granularity.png").stat().st_size > 5000
     assert len(pd.read_csv(folder / "03_training_granularity.csv")) == len(table)
-    assert len(pd.read_csv(folder / "03_training_granularity_verdicts.csv")) == 4
+    assert len(pd.read_csv(folder / "03_training_granularity_verdicts.csv")) == 6
     record = json.loads((folder / "03_training_granularity.json").read_text())
     assert record["seeds"] == [4, 7] and record["n"] == 10
     hashes = {"mini-koniq, train": data.train.ids_hash, "mini-koniq, test": data.test.ids_hash}
     assert record["data_hashes"] == hashes and len(set(hashes.values())) == 2
     (claim,) = results.claims("smoke").itertuples()
-    hardest = judged.loc[judged["estimate"].idxmin()]
+    against = judged.head(4)  # of the model on all sets
+    hardest = against.loc[against["estimate"].idxmin()]
     assert claim.claim == "T2-mixed-granularity-best" and claim.notebook == "03"
     assert claim.statement == f"{paper.CLAIMS[claim.claim]} [{hardest['model']}]"
     assert claim.estimate == pytest.approx(hardest["estimate"], rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ntloss import NTLoss
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
 from realqa_utils import losses
+from realqa_utils.conversations import DIRECT
 from realqa_utils.encoding import IGNORED
+from realqa_utils.ncm import NCM
+from realqa_utils.score_places import ScorePlaces
 from realqa_utils.scores import digits_of, grid, quantise
 
 torch.set_num_threads(1)
@@ -228,3 +233,118 @@ def test_gradients_match_finite_differences(batch, loss):
     elsewhere = torch.ones(2, 7, dtype=torch.bool)
     elsewhere[torch.arange(2)[:, None], places - 1] = False
     assert (gradient[elsewhere] == 0).all()
+
+
+# --- NCM and the number token loss -------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 2, 3, 4])
+def scored(request):
+    """Logits (4, 8, 23), places (4, M) with none in the third row, ids and true digits (4, M)."""
+    generator = torch.Generator().manual_seed(request.param)
+    digits = request.param
+    logits = torch.randn(4, 8, 23, generator=generator, dtype=torch.float64) * 2
+    places = torch.tensor([1, 3, 4, 5])[:digits] + torch.arange(4)[:, None] % 3
+    truth = torch.randint(10, (4, digits), generator=generator)
+    places[2] = truth[2] = -1
+    return logits, places, [11, 2, 3, 19, 22, 0, 7, 8, 15, 10], truth
+
+
+def chances_by_row(scored) -> list[tuple[np.ndarray, list[int]]]:
+    """Of every row with a score: probabilities of the ten digits (M, 10) and the true digits."""
+    logits, places, ids, truth = scored
+    return [
+        (np.array([softmax(logits[r, c - 1].numpy()[ids]) for c in places[r]]), truth[r].tolist())
+        for r in (0, 1, 3)
+    ]
+
+
+def test_ncm_loss_by_a_loop(scored):
+    errors = []
+    for p, truth in chances_by_row(scored):
+        means = [sum(d * row[d] for d in range(10)) for row in p]
+        errors.append(sum(10.0**-i * (means[i] - digit) for i, digit in enumerate(truth)))
+    result = losses.ncm_loss(*scored)
+    assert result.item() == pytest.approx(np.mean(np.square(errors)), rel=1e-12)
+
+
+def test_number_token_loss_by_a_loop(scored):
+    total = weights = 0.0
+    for p, truth in chances_by_row(scored):
+        for level, digit in enumerate(truth):
+            total += 10.0**-level * sum(p[level, d] * abs(d - digit) for d in range(10))
+            weights += 10.0**-level
+    result = losses.number_token_loss(*scored)
+    assert result.item() == pytest.approx(total / weights, rel=1e-6)
+
+
+def test_ncm_loss_is_what_the_metric_says(scored):
+    logits, places, ids, truth = scored
+    labels = torch.full((4, 8), 5)
+    rows = [0, 1, 3]
+    labels[torch.tensor(rows)[:, None], places[rows]] = torch.tensor(ids)[truth[rows]]
+    metric = NCM(None, ids, places.shape[1])
+    metric.update(logits, labels, places)
+    assert losses.ncm_loss(*scored).item() == pytest.approx(metric.compute()["ncm"].item())
+
+
+@pytest.mark.parametrize("loss", [losses.ncm_loss, losses.number_token_loss])
+def test_gradients_of_number_losses_match_finite_differences(scored, loss):
+    logits, places, ids, truth = scored
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, places, ids, truth), logits)
+    (gradient,) = torch.autograd.grad(loss(*scored), logits)
+    read = torch.zeros(4, 8, 23, dtype=torch.bool)
+    for row, level in itertools.product((0, 1, 3), range(places.shape[1])):
+        read[row, places[row, level] - 1, ids] = True
+    assert (gradient[read] != 0).all() and (gradient[~read] == 0).all()
+
+
+@pytest.mark.parametrize("loss", [losses.ncm_loss, losses.number_token_loss])
+def test_number_losses_take_scores_or_digits(scored, loss):
+    logits, places, ids, truth = scored
+    scores = (truth.double() / 10.0 ** torch.arange(truth.shape[1])).sum(1)
+    scores[2] = torch.nan  # of the row that has none
+    by_score = loss(logits, places, ids, scores)
+    torch.testing.assert_close(by_score, loss(logits, places, ids, truth))
+    half = loss(logits.bfloat16(), places, ids, scores)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, by_score.float(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("loss", [losses.ncm_loss, losses.number_token_loss])
+def test_number_losses_of_rows_without_a_score(scored, loss):
+    logits, places, ids, truth = scored
+    logits[2] = torch.nan  # is not looked at
+    some = loss(logits.requires_grad_(), places, ids, truth)
+    some.backward()
+    assert some.isfinite() and logits.grad.isfinite().all()
+    none = loss(logits, places * 0 - 1, ids, truth)
+    (gradient,) = torch.autograd.grad(none, logits)
+    assert none == 0 and (gradient == 0).all()
+
+
+def test_the_number_token_loss_after_a_use_in_inference(scored):
+    """Its tables, once made, must serve a training."""
+    losses._number_tokens.cache_clear()
+    logits, *rest = scored
+    with torch.inference_mode():
+        first = losses.number_token_loss(logits.clone(), *rest)
+    later = losses.number_token_loss(logits.requires_grad_(), *rest)
+    later.backward()
+    assert later.item() == first.item()
+
+
+def test_the_number_token_loss_is_that_of_the_package(tiny_tokenizer):
+    """Called as its documentation says: with a tokenizer, shifted labels and weights."""
+    answers = [DIRECT.answer(score, 3) for score in (3.47, 0.0, 9.99)]
+    labels = torch.tensor(tiny_tokenizer(answers).input_ids)
+    logits = torch.randn(*labels.shape, 640, generator=torch.Generator().manual_seed(0))
+    places = ScorePlaces.of_form(tiny_tokenizer, DIRECT, 3)
+    columns = places(labels)
+    weights = torch.zeros(labels.shape).scatter(1, columns, torch.tensor([[1, 0.1, 0.01]] * 3))
+    package = NTLoss(copy.deepcopy(tiny_tokenizer), vocab_size=640, reweigh=False)
+    expected = package(logits[:, :-1], labels[:, 1:], loss_weights=weights[:, 1:])
+    targets = torch.tensor([3.47, 0.0, 9.99])
+    result = losses.number_token_loss(logits, columns, places.digit_ids, targets)
+    torch.testing.assert_close(result, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.fft import dctn
 
 from realqa_utils import captions, pretraining, taxonomy
 from realqa_utils.backbone import load
+from realqa_utils.conversations import ALL_SETS, FORMS
 from realqa_utils.datasets import mini, subjects
 
 torch.set_num_threads(1)
@@ -133,12 +135,13 @@ def test_flip_mirrors_some():
 def test_caption_loss_is_that_of_the_whole_model(tiny_backbone, scenes):
     """Tokens of the tower computed beforehand stand in for the photographs."""
     images, labels = scenes[0][:3], scenes[1][:3]
-    said = [captions.caption(row) for row in labels]
+    generator = np.random.default_rng(0)
+    pairs = [captions.guided_caption(row, generator) for row in labels]
+    questions, said = zip(*pairs, strict=True)
     pixels, grids = tiny_backbone.pixels(pretraining.as_images(images))
-    questions = [captions.QUESTION] * 3
     with torch.no_grad():
         tokens = pretraining.image_tokens(tiny_backbone, images)
-        loss = pretraining._caption_loss(tiny_backbone, tokens, said)
+        loss = pretraining._caption_loss(tiny_backbone, tokens, pairs)
         batch = pretraining.encode(tiny_backbone, questions, said, grids)
         expected = tiny_backbone.model(**batch, pixel_values=pixels).loss
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
@@ -222,3 +225,12 @@ def test_caption_accuracy(scenes):
         hits = [a == b for a, b in zip(truth, truth[1:] + truth[:1], strict=True)]
         assert row["accuracy"] == pytest.approx(np.mean(hits)) and row["mentioned"] == 1
         assert row["chance"] == pytest.approx(max(truth.count(v) for v in truth) / 24)
+
+
+def test_every_word_of_a_conversation_is_said_in_pretraining(scenes):
+    """None is left without a vector of its own: see `captions.word_text`."""
+    words = set(pretraining._words(scenes[1]))
+    for form in (*FORMS.values(), *ALL_SETS):
+        assert set(re.findall(r"[A-Za-z-]+", form.question)) <= words
+    answers = " ".join(form.answer(scenes[1][0]) for form in ALL_SETS)
+    assert set(re.findall(r"[A-Za-z-]+", answers)) <= words

@@ -22,6 +22,8 @@ from realqa_utils.backbone import Backbone, mini_config
 from realqa_utils.conversations import DIRECT, STAGE_1
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
+from realqa_utils.ncm import NCM
+from realqa_utils.ncm_callback import NCMCallback
 from realqa_utils.recipes import Recipe
 from realqa_utils.scores import Scale, digits_of, parse_score, quantise
 from realqa_utils.training import AnswerTrainer, Collator, arguments, train
@@ -156,10 +158,10 @@ def library_loss(backbone: Backbone, table, recipe: Recipe) -> torch.Tensor:
     """Loss of a whole table from the library's logits, position by position in float64."""
     inputs = library_inputs(backbone, table, recipe.digits)
     out = vision.unbatch_vision(backbone.model)(**inputs)
-    if not (recipe.opinion_spread or recipe.expectation_weight):
+    if not (recipe.opinion_spread or recipe.expectation_weight or recipe.number_token_weight):
         return out.loss
     chances, ids = out.logits.double().log_softmax(-1), torch.tensor(backbone.digit_ids)
-    labels, total, squares = inputs["labels"], 0.0, []
+    labels, total, squares, distances = inputs["labels"], 0.0, [], []
     soft = training.losses.opinion_digits(table.targets, recipe.opinion_spread or 1, recipe.digits)
     for row, target in enumerate(table.targets):
         level, expected = 0, 0.0
@@ -170,6 +172,8 @@ def library_loss(backbone: Backbone, table, recipe: Recipe) -> torch.Tensor:
             if label in ids:
                 share = before[ids].softmax(-1)
                 expected = expected + (share @ torch.arange(10.0).double()) / 10**level
+                apart = (torch.arange(10.0).double() - ids.tolist().index(label)).abs()
+                distances.append(share @ apart / 10**level)
                 if recipe.opinion_spread:
                     total = total - soft[row, level].double() @ before[ids]
                 else:
@@ -180,6 +184,8 @@ def library_loss(backbone: Backbone, table, recipe: Recipe) -> torch.Tensor:
         assert level == recipe.digits
         squares.append((expected - target) ** 2)
     error = recipe.expectation_weight * sum(squares) / len(squares)
+    weights = len(squares) * sum(10.0**-level for level in range(recipe.digits))
+    error = error + recipe.number_token_weight * sum(distances) / weights
     return (total / (labels != -100).sum() + error).float()
 
 
@@ -188,6 +194,7 @@ LOSSES = {
     "one digit": replace(BASE, digits=1),
     "soft": replace(BASE, opinion_spread=0.7),
     "squared": replace(BASE, expectation_weight=0.3),
+    "number tokens": replace(BASE, number_token_weight=0.7),
     "all": replace(BASE, opinion_spread=0.7, expectation_weight=0.3, digits=4),
 }
 
@@ -429,6 +436,31 @@ def test_stage_1_lowers_the_loss(tiny, equal, tmp_path, optimiser):
     assert losses[1] < 0.8 * losses[0]
 
 
+def test_ncm_is_heard_in_training_and_on_the_held_out_set(tiny, equal, tmp_path):
+    """Before the first step, it is that of the library's own logits."""
+    held_out = equal.subset(["0", "1", "2", "3"])
+    recipe = replace(BASE, steps=3, language="full", vision="full", batch_size=8)
+    inputs = library_inputs(tiny(), held_out, recipe.digits)
+    metric = NCM.of(tiny().tokenizer, DIRECT, recipe.digits)
+    with torch.no_grad():
+        metric.update(vision.unbatch_vision(tiny().model)(**inputs).logits, inputs["labels"])
+    expected = {name: float(value) for name, value in metric.compute().items()}
+    metric.reset()
+    path = tmp_path / "ncm.csv"
+    callback = NCMCallback(metric, every=2, csv=path)
+    train(
+        tiny(), equal, recipe, WHOLE, tmp_path, callbacks=[callback], held_out=held_out,
+        evaluate_every=3,
+    )  # fmt: skip
+    table = pd.read_csv(path).set_index(["split", "step", "metric"])["value"].sort_index()
+    assert list(table["held-out"].index.unique("step")) == [0, 3]
+    assert list(table["train"].index.unique("step")) == [1, 2]
+    assert table["train", 1, "scored"] == 8
+    first = table["held-out", 0]
+    assert first.to_dict() == pytest.approx(expected, rel=1e-4)
+    assert table["held-out", 3, "ncm"] != first["ncm"]
+
+
 # --- recipes -----------------------------------------------------------------------------------
 
 
@@ -451,6 +483,8 @@ def test_a_recipe_trains_on_any_set(form):
         ({"optimiser": "sgd"}, "optimiser='sgd': one of adamw, muon"),
         ({"optimiser": "muon"}, "optimiser='muon' needs language='full'"),
         ({"tower_steps": -1}, "tower_steps=-1: at least 0"),
+        ({"start": "cold"}, "start='cold': one of pretrained, random"),
+        ({"start": "random"}, "start='random' needs language='full' and vision='full'"),
     ],
 )
 def test_recipes_are_checked(change, message):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from realqa_utils import adaptation, trials
 from realqa_utils.datasets import mini
@@ -111,6 +111,21 @@ def test_a_window_is_seen_at_its_own_size(trial, tmp_path):
         assert grid == (1, side // 14, side // 14)
 
 
+def test_a_random_start_has_learnt_nothing_and_follows_the_seed(trial, tmp_path):
+    def start(**changes):
+        recipe = replace(trial.recipe, language="full", vision="full", **changes)
+        return trials.starting_point(replace(trial, recipe=recipe), tmp_path).model.state_dict()
+
+    given, first, again = start(), start(start="random"), start(start="random")
+    other = start(start="random", seed=1)
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    torch.testing.assert_close(first[name], again[name], atol=0, rtol=0)
+    assert not torch.equal(first[name], other[name]) and not torch.equal(first[name], given[name])
+    assert {key: value.shape for key, value in first.items()} == {
+        key: value.shape for key, value in given.items()
+    }
+
+
 # --- adapted towers ----------------------------------------------------------------------------
 
 
@@ -168,6 +183,20 @@ def test_what_decides_a_tower_changes_its_key(adapted, trial):
     assert {trials.tower_key(t) for t in same} == {trials.tower_key(adapted)}
     assert trials.tower_key(trial) == ""
     assert trials.key(adapted) != trials.key(replace(trial, view=adapted.view))
+
+
+def test_language_does_not_decide_a_tower(adapted, tiny_backbone, tmp_path):
+    def saved(change: str) -> str:
+        folder = tmp_path / change
+        tiny_backbone.save(folder)
+        weights = load_file(folder / "model.safetensors")
+        (name, *_) = [name for name in weights if change in name]
+        save_file(weights | {name: weights[name] + 1}, folder / "model.safetensors")
+        return str(folder)
+
+    language, vision = (replace(adapted, model=saved(part)) for part in ("embed_tokens", "visual"))
+    assert trials.tower_key(language) == trials.tower_key(adapted) != trials.tower_key(vision)
+    assert trials.key(language) != trials.key(adapted)
 
 
 # --- stage 1 -----------------------------------------------------------------------------------
