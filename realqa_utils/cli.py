@@ -2,6 +2,7 @@
 
 realqa reproduce [--profile P] [--only 05,06] [--set key=value ...]
 realqa notebooks refresh [--only 05,06]
+realqa score PHOTOS... --model FOLDER --out DIR
 realqa pretrain ...    rebuild the shipped mini backbone
 realqa benchmark ...   training speed against the plain way
 realqa benchmark-ncm   what listening to NCM costs, beside a naive loop
@@ -24,6 +25,7 @@ FORWARDED = {
     "pretrain": "pretraining",
     "benchmark": "benchmark",
     "benchmark-ncm": "ncm_benchmark",
+    "score": "score_command",
     "readme": "readme",
 }
 
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_only(notebooks)
     notebooks.set_defaults(command=_refresh)
 
+    commands.add_parser("score", help="score photographs with a trained model", add_help=False)
     commands.add_parser("pretrain", help="rebuild the shipped mini backbone", add_help=False)
     commands.add_parser("benchmark", help="training speed against the plain way", add_help=False)
     commands.add_parser("benchmark-ncm", help="what listening to NCM costs", add_help=False)
