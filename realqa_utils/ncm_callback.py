@@ -50,7 +50,7 @@ class NCMCallback(TrainerCallback):
         self.metrics = {TRAIN: metric, HELD_OUT: metric.clone()}
         self.trainer, self.every, self.evaluate_every = trainer, every, evaluate_every
         self.csv = Path(csv) if csv else None
-        self.due, self.warned, self._hook = False, False, None
+        self.due, self.warned, self._hook, self._file = False, False, None, None
 
     # --- listening -------------------------------------------------------------------------------
 
@@ -58,10 +58,13 @@ class NCMCallback(TrainerCallback):
         self._listen(model)
         if self.csv and state.is_world_process_zero:
             _begin(self.csv, state.global_step)
+            self._file = self.csv.open("a")
 
     def on_train_end(self, args, state, control, **_):
         self._hook.remove()
-        self._hook = None
+        if self._file:
+            self._file.close()
+        self._hook = self._file = None
 
     def _listen(self, model: nn.Module) -> None:
         if self._hook is None:
@@ -122,12 +125,12 @@ class NCMCallback(TrainerCallback):
 
     def _log(self, state, split: str) -> dict[str, float]:
         metric = self.metrics[split]
-        if why := self._why_not(metric):
-            warnings.warn(f"NCM, {split}: {why}", stacklevel=2)
-        if not metric.update_called:  # in no process: nothing was heard
+        values = metric.numbers() if metric.update_called else {}  # nothing heard: in no process
+        if not (self.warned or values.get("scored")):
+            self.warned = True
+            warnings.warn(f"NCM, {split}: {_why_not(metric)}", stacklevel=2)
+        if not values:
             return {}
-        tensors = metric.compute()
-        values = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
         metric.reset()
         prefix = "eval_" if split == HELD_OUT else ""
         named = {prefix + name: value for name, value in values.items()}
@@ -135,23 +138,22 @@ class NCMCallback(TrainerCallback):
             state.log_history.append({**named, "epoch": state.epoch, "step": state.global_step})
         else:
             self.trainer.log(dict(named))
-        if self.csv and state.is_world_process_zero:
-            _append(self.csv, state.global_step, split, values)
+        if self._file:
+            start = f"{state.global_step},{split},"
+            lines = (f"{start}{name},{value!r}\n" for name, value in values.items())
+            self._file.write("".join(lines))
+            self._file.flush()  # a kill loses nothing that was logged
         return named
 
-    def _why_not(self, metric: NCM) -> str:
-        """Why nothing was scored, once."""
-        if self.warned:
-            return ""
-        if not metric.update_called:
-            why = (
-                "no forward pass had both labels and logits; a Trainer that computes its loss "
-                "outside of the model must call `observe(logits, labels)`"
-            )
-        else:
-            why = metric.explain()
-        self.warned = bool(why)
-        return why
+
+def _why_not(metric: NCM) -> str:
+    """Why nothing was scored."""
+    if metric.update_called:
+        return metric.explain()
+    return (
+        "no forward pass had both labels and logits; a Trainer that computes its loss outside of "
+        "the model must call `observe(logits, labels)`"
+    )
 
 
 def _begin(path: Path, step: int) -> None:
@@ -161,9 +163,3 @@ def _begin(path: Path, step: int) -> None:
         rows = pd.read_csv(path)
         rows = rows[pd.to_numeric(rows["step"], errors="coerce") <= step].dropna(subset="metric")
     results.write_table(path, rows)
-
-
-def _append(path: Path, step: int, split: str, values: dict[str, float]) -> None:
-    lines = (f"{step},{split},{name},{value!r}\n" for name, value in values.items())
-    with path.open("a") as file:
-        file.write("".join(lines))

@@ -474,3 +474,12 @@ def test_two_processes_give_what_one_gives(tmp_path):
         values = json.loads((tmp_path / f"{rank}.json").read_text())
         assert values.pop("world") == 2
         assert_same(values, one)
+
+
+def test_plain_numbers_are_what_compute_gives():
+    metric = NCM(lambda labels: torch.tensor([[1, 2]]), range(10), digits=2)
+    assert math.isnan(metric.numbers()["ncm"]) and metric.numbers()["scored"] == 0
+    labels = torch.tensor([[11, 7, 3, 10]])
+    metric.update(torch.randn(1, 4, 12, generator=torch.Generator().manual_seed(0)), labels)
+    expected = {name: float(value) for name, value in metric.compute().items()}
+    assert metric.numbers() == pytest.approx(expected) and expected["scored"] == 1
