@@ -7,10 +7,16 @@ a named reason why there is none, and nothing that a model writes raises.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from realqa_utils import taxonomy
 from realqa_utils.taxonomy import BY_NAME, Attribute
+
+if TYPE_CHECKING:
+    from realqa_utils.conversations import Slot
 
 
 @dataclass(frozen=True)
@@ -41,21 +47,52 @@ _HEADING = re.compile(
     r"(?:[\s_]+score)?[\s\"'*_`]*[:=：]",
     re.IGNORECASE,
 )
+# In prose a sentence that begins with a title is one: "The exposure is right."
+_SENTENCE = re.compile(
+    rf"(?:(?<=[.!?])\s+|^[ \t*#•-]*)(?:the\s+)?(?P<reason>reasons?\s+for\s+(?:the\s+)?)?"
+    rf"(?:{_TITLES})(?:\s+score)?(?:\s+of\s+th(?:is|e)\s+\w+)?\s+(?:is|are)\b(?:\s+this\b)?:?",
+    re.IGNORECASE | re.MULTILINE,
+)
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
 _SCALE = re.compile(r"(?:/|\bout of\b|\b[01]\s*(?:to|and|-|–))\s*10\b", re.IGNORECASE)
 _RANGE = re.compile(r"\d+\s*(?:to|or|-|–|~)\s*\d", re.IGNORECASE)
 
 
-def segments(answer: str) -> dict[tuple[str, bool], list[str]]:
-    """The texts behind the headings of an answer, by attribute and whether it is a reason."""
+Segments = Mapping[tuple[str, bool], Sequence[str]]  # texts by attribute, and whether a reason
+
+
+def segments(answer: str, prose: bool = False) -> dict[tuple[str, bool], list[str]]:
+    """The texts behind the headings of an answer, by attribute and whether it is a reason.
+
+    With `prose`, sentences that begin with "The exposure is" and the like are headings too.
+    """
     found: dict[tuple[str, bool], list[str]] = {}
     headings = list(_HEADING.finditer(answer))
-    ends = [*(heading.start() for heading in headings[1:]), len(answer)]
-    for heading, end in zip(headings, ends, strict=False):  # without a heading, no end
-        text = answer[heading.end() : end]
-        key = (heading.lastgroup, heading["reason"] is not None)
-        found.setdefault(key, []).append(_unnumbered(text) if end < len(answer) else text)
+    if prose:
+        headings = sorted([*headings, *_SENTENCE.finditer(answer)], key=re.Match.start)
+    for heading, following in zip_longest(headings, headings[1:]):
+        text = answer[heading.end() : following.start() if following else len(answer)]
+        if following and following.re is _HEADING:
+            text = _unnumbered(text)
+        found.setdefault((heading.lastgroup, heading["reason"] is not None), []).append(text)
     return found
+
+
+def read(slots: Iterable[Slot], found: Segments) -> Parsed:
+    """What the texts found say of every slot: a value, or why there is none."""
+    parsed = Parsed()
+    for slot in slots:
+        name, texts = slot.attribute.name, found.get((slot.attribute.name, slot.is_reason), [])
+        if slot.is_reason:
+            if texts and (reason := bare(texts[0])):
+                parsed.reasons[name] = reason
+            continue
+        value, problem = one_value(slot.attribute, texts)
+        if problem:
+            parsed.missing[name] = problem
+        else:
+            parsed.values[name] = value
+    return parsed
 
 
 def _unnumbered(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from realqa_utils import evaluation, results, statistics, taxonomy, trials
+from realqa_utils import evaluation, hashes, results, statistics, taxonomy, trials
 from realqa_utils.datasets.table import Split
 from realqa_utils.profiles import Profile
 from realqa_utils.resampling import KERNELS, draw_counts
@@ -136,10 +136,10 @@ def _not_available(interval: Interval) -> Interval:
     return Interval(np.nan, np.nan, np.nan, interval.n, interval.seeds)
 
 
-def facts(profile: Profile, data: Split, watch: results.Stopwatch) -> dict:
+def facts(profile: Profile, data: Split, seeds: Sequence[int], watch: results.Stopwatch) -> dict:
     """What the record of every result about attributes says."""
     return {
-        "seeds": profile.seeds,
+        "seeds": seeds,
         "n": len(data.test),
         "n_parsed": None,  # a column of the tables: unparsed
         "interval": "95 % percentile bootstrap over test images, pooled over training seeds",
@@ -147,7 +147,7 @@ def facts(profile: Profile, data: Split, watch: results.Stopwatch) -> dict:
             f"{side.name}, {part}": side.ids_hash
             for part, side in (("train", data.train), ("test", data.test))
         },
-        "model_hash": trials.model_hash(profile.model),
+        "model_hash": hashes.of_model(profile.model),
         "started": watch,
         "notes": str(trials.training.recipe_record(profile.stage_1, profile.view)),
     }

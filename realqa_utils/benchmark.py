@@ -19,7 +19,7 @@ import torch
 from transformers import Trainer
 from transformers.utils import logging
 
-from realqa_utils import adapters, backbone, results, training, vision
+from realqa_utils import adapters, backbone, batches, results, training, vision
 from realqa_utils.conversations import FORMS
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import Table
@@ -85,7 +85,7 @@ def plain_speed(table: Table, recipe: Recipe, folder: Path) -> float:
 
 def our_speed(table: Table, recipe: Recipe, folder: Path) -> float:
     """Samples per second of `training.train`, from loading the model to the last step."""
-    training.forget_frozen_tokens()
+    batches.forget_frozen_tokens()
     watch = results.Stopwatch()
     training.train(backbone.load("mini"), table, recipe, View(), folder)
     return recipe.steps * recipe.batch_size / watch.seconds

@@ -1,8 +1,10 @@
 """The command `realqa`.
 
-realqa reproduce [--profile P] [--only 05,06] [--set key=value ...]
+realqa reproduce [--profile P] [--only 05,06] [--seeds 0,1,2] [--set key=value ...] [--cluster C]
 realqa notebooks refresh [--only 05,06]
+realqa report [--profile P]
 realqa score PHOTOS... --model FOLDER --out DIR
+realqa data            which public sets are there, and how to get the others
 realqa pretrain ...    rebuild the shipped mini backbone
 realqa benchmark ...   training speed against the plain way
 realqa benchmark-ncm   what listening to NCM costs, beside a naive loop
@@ -14,11 +16,12 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from realqa_utils import __version__
-from realqa_utils.profiles import PROFILES
+from realqa_utils.profiles import PROFILES, seeds
 
 #: Commands with options of their own, and the module whose `main` takes them.
 FORWARDED = {
@@ -26,6 +29,7 @@ FORWARDED = {
     "benchmark": "benchmark",
     "benchmark-ncm": "ncm_benchmark",
     "score": "score_command",
+    "data": "data_command",
     "readme": "readme",
 }
 
@@ -55,11 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"realqa {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    reproduce = commands.add_parser("reproduce", help="run the notebooks on a profile")
-    reproduce.add_argument(
-        "--profile", default="mini", metavar="P", help=f"{', '.join(PROFILES)} (default: mini)"
-    )
+    reproduce = commands.add_parser("reproduce", help="run the notebooks that are out of date")
+    _add_profile(reproduce)
     _add_only(reproduce)
+    reproduce.add_argument(
+        "--seeds", type=_seeds, metavar="0,1,2", help="train on these, not on the profile's"
+    )
     reproduce.add_argument(
         "--set",
         nargs="+",
@@ -70,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="settings",
         help="parameters of the notebooks, e.g. --set seed=3",
     )
+    reproduce.add_argument(
+        "--cluster", default="", metavar="C", help="slurm, or a folder with a Snakemake profile"
+    )
     reproduce.set_defaults(command=_reproduce)
 
     notebooks = commands.add_parser("notebooks", help="keep the committed notebooks fresh")
@@ -77,12 +85,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_only(notebooks)
     notebooks.set_defaults(command=_refresh)
 
+    commands.add_parser("data", help="which public sets are there", add_help=False)
+    report = commands.add_parser("report", help="executed notebooks and claims as web pages")
+    _add_profile(report)
+    report.set_defaults(command=_report)
+
     commands.add_parser("score", help="score photographs with a trained model", add_help=False)
     commands.add_parser("pretrain", help="rebuild the shipped mini backbone", add_help=False)
     commands.add_parser("benchmark", help="training speed against the plain way", add_help=False)
     commands.add_parser("benchmark-ncm", help="what listening to NCM costs", add_help=False)
     commands.add_parser("readme", help="renew the numbers in README.md", add_help=False)
     return parser
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", default="mini", metavar="P", help=f"{', '.join(PROFILES)} (default: mini)"
+    )
 
 
 def _add_only(parser: argparse.ArgumentParser) -> None:
@@ -105,16 +124,35 @@ def _setting(text: str) -> tuple[str, object]:
         return key, value
 
 
+def _seeds(text: str) -> str:
+    try:
+        seeds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error) from None
+    return text
+
+
 def _reproduce(options: argparse.Namespace) -> int:
     from realqa_utils import notebooks  # imports cost a second: after the options are known good
 
-    return notebooks.reproduce(options.profile, options.only, dict(options.settings))
+    if options.seeds:
+        os.environ["REALQA_SEEDS"] = options.seeds  # into every process that asks for the profile
+    return notebooks.reproduce(
+        options.profile, options.only, dict(options.settings), cluster=options.cluster
+    )
 
 
 def _refresh(options: argparse.Namespace) -> int:
     from realqa_utils import notebooks
 
     return notebooks.refresh(options.only)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from realqa_utils import report
+
+    print(report.build(options.profile))
+    return 0
 
 
 if __name__ == "__main__":

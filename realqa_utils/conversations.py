@@ -126,19 +126,7 @@ class AttributeForm:
         segments = answers.segments(answer)
         if not segments and len(self.attributes) == 1:
             segments = {(self.attributes[0].name, False): [answer]}
-        parsed = Parsed()
-        for slot in self.slots:
-            found = segments.get((slot.attribute.name, slot.is_reason), [])
-            if slot.is_reason:
-                if found and (reason := answers.bare(found[0])):
-                    parsed.reasons[slot.attribute.name] = reason
-                continue
-            value, problem = answers.one_value(slot.attribute, found)
-            if problem:
-                parsed.missing[slot.attribute.name] = problem
-            else:
-                parsed.values[slot.attribute.name] = value
-        return parsed
+        return answers.read(self.slots, segments)
 
 
 def _choices(slot: Slot) -> str:

@@ -131,8 +131,8 @@ def save(
     figures: Mapping[str, Figure], watch: results.Stopwatch,
 ) -> str:  # fmt: skip
     """Write the comparison, the weights, the curation's precision and recall, and the figures."""
-    facts = attribute_scores.facts(profile, data, watch)
-    facts |= {"seeds": profile.seeds[:1], "model_hash": None, "notes": "true labels; no training"}
+    facts = attribute_scores.facts(profile, data, profile.seeds[:1], watch)
+    facts |= {"model_hash": None, "notes": "true labels; no training"}
     facts["interval"] = "95 % percentile bootstrap over photographs; of curation, Wilson"
     results.save(NOTEBOOK, profile, table, figures=dict(figures), **facts)
     tidy = {"dataset": data.name, "model": "composite", "n": len(data.train), "seeds": "0"}

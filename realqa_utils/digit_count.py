@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from realqa_utils import baselines, datasets, evaluation, paper, results, scores, statistics, trials
+from realqa_utils import (
+    baselines,
+    datasets,
+    evaluation,
+    hashes,
+    paper,
+    results,
+    scorers,
+    scores,
+    statistics,
+    trials,
+)
 from realqa_utils.datasets.table import Split
 from realqa_utils.profiles import Profile
 from realqa_utils.scores import Scale
-from realqa_utils.trials import Trial
 
 CLAIM = "T4-two-extra-digits"
 METRICS = ("srcc", "plcc", "rmse")
@@ -81,9 +90,8 @@ def readings(profile: Profile, sets: Sets, digits: Iterable[int]) -> dict:
     for count in first:
         for name, splits in sets.items():
             for seed, split in zip(profile.seeds, splits, strict=True):
-                recipe = replace(profile.recipe, digits=count, seed=seed)
                 keys.append((name, count))
-                todo.append(Trial(split, recipe, profile.view, profile.model))
+                todo.append(scorers.trial(profile, split, profile.recipe, seed, digits=count))
     frames = trials.run_all(todo, results.run_dir(profile, "trials"), profile.workers)
     out: dict = {(name, count): [] for name in sets for count in digits}
     for key, frame in zip(keys, frames, strict=True):
@@ -216,7 +224,7 @@ def save(
         "interval": "95 % percentile bootstrap over test images, pooled over "
         + ("training seeds" if profile.data == "mini" else "train/test splits"),
         "data_hashes": {table.name: table.ids_hash for table in tables},
-        "model_hash": trials.model_hash(profile.model),
+        "model_hash": hashes.of_model(profile.model),
         "started": watch,
         "notes": str(trials.training.recipe_record(profile.recipe, profile.view)),
     }

@@ -66,19 +66,39 @@ def encode(
     attention_mask, mm_token_type_ids, labels (batch, n), position_ids (3, batch, n) and, where
     there are photographs, image_grid_thw (photographs, 3).
     """
-    prompts = [encode_prompt(backbone, q, g) for q, g in zip(questions, grids, strict=True)]
-    said = _answer_ids(backbone.tokenizer, answers, len(prompts), end)
-    width = max(len(p.ids) + len(a) for p, a in zip(prompts, said, strict=True))
-    left = answers is None or not end
+    asked = list(questions if answers is None else zip(questions, answers, strict=True))
+    rows = list(zip(asked, grids, strict=True))
+    first: dict = {}  # many rows ask the same
+    for i, row in enumerate(rows):
+        first.setdefault(row, i)
+    prompts = [encode_prompt(backbone, questions[i], grids[i]) for i in first.values()]
+    said = None if answers is None else [answers[i] for i in first.values()]
+    said = _answer_ids(backbone.tokenizer, said, len(first), end)
+    batch = _padded(prompts, said, backbone.tokenizer.pad_token_id, answers is None or not end)
+    if len(first) < len(rows):
+        number = {row: i for i, row in enumerate(first)}
+        where = torch.tensor([number[row] for row in rows])
+        batch = {key: values.index_select(-2, where) for key, values in batch.items()}
+    photographs = [g for g in grids if g]
+    if photographs:
+        batch["image_grid_thw"] = torch.tensor(photographs)
+    return batch
+
+
+def _padded(
+    prompts: Sequence[Prompt], answers: Sequence[torch.Tensor], pad: int, left: bool
+) -> dict[str, torch.Tensor]:
+    """The tensors of `encode` for prompts and the tokens of their answers."""
     rows = len(prompts)
+    width = max(len(p.ids) + len(a) for p, a in zip(prompts, answers, strict=True))
     batch = {
-        "input_ids": torch.full((rows, width), backbone.tokenizer.pad_token_id),
+        "input_ids": torch.full((rows, width), pad),
         "attention_mask": torch.zeros(rows, width, dtype=torch.long),
         "mm_token_type_ids": torch.zeros(rows, width, dtype=torch.long),
         "labels": torch.full((rows, width), IGNORED),
         "position_ids": torch.zeros(3, rows, width, dtype=torch.long),
     }
-    for row, (prompt, answer) in enumerate(zip(prompts, said, strict=True)):
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         size, middle = len(prompt.ids) + len(answer), len(prompt.ids)
         start = width - size if left else 0
         span, tail = slice(start, start + size), slice(start + middle, start + size)
@@ -88,9 +108,6 @@ def encode(
         batch["mm_token_type_ids"][row, start : start + middle] = prompt.kinds
         batch["position_ids"][:, row, span] = torch.cat((prompt.positions, after), 1)
         batch["labels"][row, tail] = answer
-    photographs = [g for g in grids if g]
-    if photographs:
-        batch["image_grid_thw"] = torch.tensor(photographs)
     return batch
 
 

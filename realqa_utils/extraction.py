@@ -208,7 +208,7 @@ def save(
     figures: Mapping[str, Figure], watch: results.Stopwatch,
 ) -> str:  # fmt: skip
     """Write the tables, the figures, and the claim: against the untuned backbone, asked alike."""
-    facts = attribute_scores.facts(profile, data, watch)
+    facts = attribute_scores.facts(profile, data, granularity.seeds(profile), watch)
     results.save(NOTEBOOK, profile, result, figures=dict(figures), **facts)
     path = results.save(f"{NOTEBOOK}_verdicts", profile, judged, **facts)
     asked = judged.iloc[0]

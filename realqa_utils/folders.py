@@ -8,7 +8,6 @@ so a batch holds the same photographs however many there are, and the tables are
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from realqa_utils import (
     folder_rows,
     folder_tables,
+    hashes,
     parts,
     provenance,
     results,
@@ -42,8 +41,9 @@ if TYPE_CHECKING:
 
 #: Modules whose code decides what is read from a photograph; an edit of another changes nothing.
 DECISIVE = (
-    "answers", "backbone", "conversations", "encoding", "folder_rows", "form_filling", "language",
-    "photos", "scores", "scoring", "taxonomy", "views", "vision",
+    "answers", "backbone", "chains", "conversations", "decoder", "encoding", "folder_rows",
+    "form_filling", "form_steps", "language", "lean", "photos", "products", "scores", "scoring",
+    "taxonomy", "views", "vision",
 )  # fmt: skip
 WHOLE = View()
 
@@ -90,7 +90,7 @@ def score(
     chosen, out = select(photos), Path(out)
     backbone = folder_rows.seeing(backbone, view)
     with sharing.processes(chosen) as (rank, world), sharing.alone(out, rank):
-        watch, model = results.Stopwatch(), weights_hash(backbone)
+        watch, model = results.Stopwatch(), hashes.of_weights(backbone.model)
         if rank == 0:
             sharing.same_run(out / "manifest.json", _manifest(backbone, model, asking))
         sharing.wait(world)
@@ -218,20 +218,5 @@ def _manifest(backbone: Backbone, model: str, asking: Asking) -> dict:
         "form": DIRECT.name,
         "attributes": MIX.name if asking.attributes else None,
         "view": asdict(replace(asking.view, random=False)),  # of training only
-        "code": _code_hash(),
+        "code": hashes.of_code(DECISIVE),
     }
-
-
-def weights_hash(backbone: Backbone) -> str:
-    """SHA-256 of a model's weights as they are in memory."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(backbone.model.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def _code_hash() -> str:
-    folder = Path(__file__).parent
-    hashes = "".join(provenance.file_hash(folder / f"{name}.py") for name in DECISIVE)
-    return hashlib.sha256(hashes.encode()).hexdigest()[:16]

@@ -10,7 +10,16 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from realqa_utils import evaluation, ncm, paper, results, scores, statistics, training, trials
+from realqa_utils import (
+    evaluation,
+    hashes,
+    ncm,
+    paper,
+    results,
+    scores,
+    statistics,
+    training,
+)
 from realqa_utils.datasets.table import Split
 from realqa_utils.monitoring import PLAIN, RANDOM
 from realqa_utils.ncm_callback import HELD_OUT
@@ -184,7 +193,7 @@ def save(
             f"{side.name}, {part}": side.ids_hash
             for part, side in (("train", data.train), ("test", data.test))
         },
-        "model_hash": trials.model_hash(profile.model),
+        "model_hash": hashes.of_model(profile.model),
         "started": watch,
         "notes": str(training.recipe_record(profile.recipe, profile.view)),
     }

@@ -1,9 +1,9 @@
-"""Fill in a form of stage 1: its fixed words are given, only the slots are decoded.
+"""Fill in a form of stage 1 or a chain of thought: its fixed words are given, slots are decoded.
 
 A slot with choices (tiers, scores 1..10) is read as a tree of tokens: one forward pass sees the
 words before it and all branches, and gives the exact probability of every choice. Texts are free.
-Nothing in the cache is moved: columns of branches not taken, and of rows that wait for others, are
-hidden row by row. Whether the model, left to itself, would have written the same is told too.
+Whether the model, left to itself, would have written the same is told too. The score at the end of
+a chain is read as a tree of digits, as a direct answer's.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from itertools import pairwise
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from realqa_utils import answers, language
+from realqa_utils import answers, decoder, scoring
 from realqa_utils.answers import Parsed
 from realqa_utils.backbone import Backbone
+from realqa_utils.chains import ChainForm
 from realqa_utils.conversations import AttributeForm
-from realqa_utils.encoding import encode
-from realqa_utils.form_steps import Step, Tree, full_stops, legal_labels, plan, token_ids
+from realqa_utils.decoder import likeliest
+from realqa_utils.form_steps import Step, Tree, endings, legal_labels, plan, token_ids
+from realqa_utils.scoring import Reading
 
 MAX_TEXT_TOKENS = 64  # of a free text without its full stop; the mini world's have up to 13
 
@@ -34,7 +37,8 @@ class Filled:
     `probabilities` has, by attribute, those of its tiers or of 1..10, summing to 1; `expected` is
     the mean code under them; `off_format` the probability of anything else in the slot. `left` is
     the key of the first slot whose heading or value free greedy decoding writes otherwise ("end":
-    it goes on after the last), and empty where it writes exactly this.
+    it goes on after the last, or does not come to the score), and empty where it writes exactly
+    this. `reading` is that of the score at the end of a chain.
     """
 
     text: str
@@ -43,6 +47,7 @@ class Filled:
     expected: dict[str, float]
     off_format: dict[str, float]
     left: str
+    reading: Reading | None = None
 
     @property
     def follows(self) -> bool:
@@ -53,10 +58,11 @@ class Filled:
 def fill(
     backbone: Backbone,
     images: Sequence[Image.Image] | Sequence[Callable[[], Image.Image]],
-    form: AttributeForm,
+    form: AttributeForm | ChainForm,
     max_text_tokens: int = MAX_TEXT_TOKENS,
     batch_size: int = 64,
     progress: bool = False,
+    digits: int = 3,
 ) -> list[Filled]:
     """The form filled in for each photograph, in their order; functions are called to open them.
 
@@ -69,7 +75,7 @@ def fill(
     for start in tqdm(starts, "filling in", disable=not progress, leave=False):
         part = images[start : start + batch_size]
         opened = [image() if callable(image) else image for image in part]
-        out += fill_batch(backbone, opened, form, max_text_tokens)
+        out += fill_batch(backbone, opened, form, max_text_tokens, digits)
     return out
 
 
@@ -77,111 +83,105 @@ def fill(
 def fill_batch(
     backbone: Backbone,
     images: Sequence[Image.Image],
-    form: AttributeForm,
+    form: AttributeForm | ChainForm,
     max_text_tokens: int = MAX_TEXT_TOKENS,
+    digits: int = 3,
 ) -> list[Filled]:
     """The form filled in for a batch of photographs, all in the same forward passes."""
     if max_text_tokens < 1:
         raise ValueError(f"max_text_tokens={max_text_tokens}: at least 1")
     backbone.model.eval()
     steps = plan(form, backbone.tokenizer)
-    writer = _Writer(backbone, images, form.question, steps[0])
+    writer = _Writer(backbone, images, form.question, steps)
     for step, following in pairwise(steps):
         if step.tree is None:
-            writer.write_text(step.key, following, max_text_tokens)
+            writer.write_text(step, following, max_text_tokens)
         else:
             writer.read(following, writer.pending, following.fixed)
-    return [_filled(writer, steps[:-1], row) for row in range(len(images))]
+    readings = [None] * len(images)
+    if isinstance(form, ChainForm):
+        readings = scoring.read_tree(backbone, writer.state, writer.logits, form, digits)
+    return _filled(writer, steps, readings)
 
 
-def _filled(writer: _Writer, steps: Sequence[Step], row: int) -> Filled:
-    parsed, chances, expected, off_format = Parsed(), {}, {}, {}
-    for step in steps:
+def _filled(writer: _Writer, steps: Sequence[Step], readings: Sequence) -> list[Filled]:
+    """What was written, photograph by photograph."""
+    rows = range(len(readings))
+    said, read = [Parsed() for _ in rows], [({}, {}, {}) for _ in rows]
+    for step in steps[:-1]:
         attribute, name = step.slot.attribute, step.slot.attribute.name
         if step.tree is None:
-            text = answers.bare(writer.texts[step.key][row])
-            if step.slot.is_reason and text:
-                parsed.reasons[name] = text
-            elif not step.slot.is_reason:
-                (parsed.values if text else parsed.missing)[name] = text or "empty"
+            for parsed, text in zip(said, map(answers.bare, writer.texts[step.key]), strict=True):
+                if step.slot.is_reason:
+                    parsed.reasons.update({name: text} if text else {})
+                else:
+                    (parsed.values if text else parsed.missing)[name] = text or "empty"
             continue
-        labels, mass = legal_labels(step.slot), writer.masses[step.key][row]
-        tiers = attribute.tiers
+        labels, tiers = legal_labels(step.slot), attribute.tiers
         codes = labels if attribute.kind == "score" else [tiers[label].code for label in labels]
-        parsed.values[name] = labels[writer.chosen[step.key][row]]
-        chances[name] = mass.softmax(0).numpy()
-        expected[name] = float(chances[name] @ np.array(codes))
-        off_format[name] = max(0.0, 1 - float(mass.exp().sum()))
-    text = writer.tokenizer.decode(writer.answers[row], skip_special_tokens=True)
-    return Filled(text, parsed, chances, expected, off_format, writer.left[row])
+        mass = writer.masses[step.key]
+        chances, rest = mass.softmax(1).numpy(), (1 - mass.exp().sum(1)).clamp(min=0).tolist()
+        chosen, expected = writer.chosen[step.key].tolist(), (chances @ np.array(codes)).tolist()
+        for row in rows:
+            said[row].values[name] = labels[chosen[row]]
+            found = chances[row], expected[row], rest[row]
+            for values, value in zip(read[row], found, strict=True):
+                values[name] = value
+    texts, keys = writer.written.texts(), ["", *(step.key for step in steps)]
+    left = [keys[number] for number in (writer.left + 1).tolist()]
+    return [Filled(texts[r], said[r], *read[r], left[r], readings[r]) for r in rows]
 
 
 # --- writing -----------------------------------------------------------------------------------
 
 
+class _Written:
+    """Texts of a batch as they grow: tokens, and which of them each row has written."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.parts = tokenizer, []
+
+    def add(self, tokens: torch.Tensor, kept: torch.Tensor) -> None:
+        """Tokens (n,) or (rows, n), and (rows, n) whether they were written."""
+        self.parts.append((tokens.expand(kept.shape), kept))
+
+    def texts(self) -> list[str]:
+        tokens, kept = (torch.cat(part, 1) for part in zip(*self.parts, strict=True))
+        return decoder.texts(self.tokenizer, tokens, kept)
+
+
 class _Writer:
     """The answers of a batch as they grow; one row is one photograph."""
 
-    def __init__(self, backbone: Backbone, images: Sequence[Image.Image], question: str, at: Step):
-        self.backbone, self.tokenizer = backbone, backbone.tokenizer
-        self.end, self.stops = self.tokenizer.eos_token_id, full_stops(self.tokenizer)
-        known = backbone.model.generation_config.eos_token_id
-        known = known if isinstance(known, list) else [self.end if known is None else known]
-        self.ends = torch.tensor([self.end, *known])
-        self.answers: list[list[int]] = [[] for _ in images]  # tokens
-        self.left = [""] * len(images)
+    def __init__(self, backbone: Backbone, images: Sequence[Image.Image], question: str, steps):
+        self.tokenizer, self.steps = backbone.tokenizer, steps
+        self.ends = decoder.end_tokens(backbone)
+        self.end, at = int(self.ends[0]), steps[0]
+        self.written = _Written(self.tokenizer)
+        self.left = torch.full((len(images),), -1)  # number of the step where free decoding leaves
         self.texts: dict[str, list[str]] = {}  # (rows,) by key of the slot
         self.chosen: dict[str, torch.Tensor] = {}  # (rows,) indices of choices
         self.masses: dict[str, torch.Tensor] = {}  # (rows, choices) logarithms of probabilities
         self.rows = torch.arange(len(images))
-        self.nothing = torch.zeros(len(images), 0, dtype=torch.long)
-        self.pending = self.nothing  # (rows, 1) the ends of choices: written, still to be read
-        self._prefill(images, question, at)
-
-    def _prefill(self, images: Sequence[Image.Image], question: str, at: Step) -> None:
-        pixels, grids = self.backbone.pixels(images)
-        rows, n = len(images), len(at.fixed)
-        batch = encode(self.backbone, [question] * rows, [at.lead] * rows, grids, end=False)
-        del batch["labels"]
-        batch["pixel_values"] = pixels.to(self.backbone.model.dtype)
-        width = batch["input_ids"].shape[1]
-        columns = torch.arange(width - n - 1, width)
-        out = language.forward(self.backbone.model, batch, columns, use_cache=True)
-        self.cache = out.past_key_values
-        self.seen = batch["attention_mask"].bool()  # (rows, columns of the cache)
-        self.position = batch["position_ids"][0, :, -1] + 1  # (rows,) of the next token
-        self.logits = out.logits[:, -1]  # (rows, vocabulary) of the next token
-        self._note((self._likeliest(out.logits[:, :-1]) != at.fixed).any(1), at.key)
-        self._write(at.fixed, torch.full((rows,), n))
+        nothing = torch.zeros(len(images), 0, dtype=torch.long)
+        self.pending = nothing  # (rows, 1) the ends of choices: written, still to be read
+        n = len(at.fixed)
+        asked, begun = [question] * len(images), [at.lead] * len(images)
+        self.state, logits = decoder.begin(backbone, images, asked, begun, n + 1)
+        self.logits = logits[:, -1]  # (rows, vocabulary) of the next token
+        self._note((self._likeliest(logits[:, :-1]) != at.fixed).any(1), at)
+        self.written.add(at.fixed, torch.ones(len(images), n) > 0)
         if at.tree:
-            self.read(at, self.nothing, at.fixed[:0])
-
-    def _look(self, tokens: torch.Tensor, depth: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, n, vocabulary) at n more columns; `sees` (n, n) is their own mask."""
-        rows, n = tokens.shape
-        before = self.seen[:, None].expand(-1, n, -1)
-        hidden = ~torch.cat((before, sees.expand(rows, n, n)), 2)[:, None]
-        dtype = self.backbone.model.dtype
-        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
-        return self.backbone.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=(self.position[:, None] + depth).expand(3, -1, -1),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
+            self.read(at, nothing, at.fixed[:0])
 
     def _likeliest(self, logits: torch.Tensor) -> torch.Tensor:
-        best = logits.argmax(-1)
-        return best.masked_fill(torch.isin(best, self.ends), self.end)
+        best = likeliest(logits)
+        for other in self.ends[1:]:
+            best[best == other] = self.end
+        return best
 
-    def _note(self, left: torch.Tensor, key: str) -> None:
-        for row in left.nonzero().flatten().tolist():
-            self.left[row] = self.left[row] or key
-
-    def _write(self, tokens: torch.Tensor, counts: torch.Tensor) -> None:
-        for row, count in enumerate(counts.tolist()):
-            self.answers[row] += tokens[: max(count, 0)].tolist()
+    def _note(self, left: torch.Tensor, at: Step) -> None:
+        self.left[left & (self.left < 0)] = self.steps.index(at)
 
     def read(
         self,
@@ -199,92 +199,96 @@ class _Writer:
         active = torch.ones_like(self.rows) > 0 if active is None else active
         room = torch.full_like(self.rows, -1) if room is None else room
         a, n = before.shape[1], before.shape[1] + len(fixed)
-        logits = self._look(*_columns(before, fixed, at.tree))
-        logits = torch.cat((self.logits[:, None], logits), 1)  # of the token in each column
-        agreed = (self._likeliest(logits[:, a:n]) == fixed).long().cumprod(1).sum(1)
+        logits = self.state.step(*_columns(before, fixed, at.tree))  # behind each column
+        best = self._likeliest(logits[:, : n - 1]) if n > 1 else before[:, :0]
+        if not a and n:
+            best = torch.cat((self._likeliest(self.logits)[:, None], best), 1)
+        agreed = (best == fixed).long().cumprod(1).sum(1)
         back = active & (agreed < len(fixed)) & (agreed <= room)
-        self._note(active & ~back & (agreed < len(fixed)), at.key)
+        self._note(active & ~back & (agreed < len(fixed)), at)
         taken = torch.where(back, agreed, n) * active
-        self._write(fixed, taken - a)
-        self.logits = torch.where(active[:, None], logits[self.rows, taken], self.logits)
-        self.position = self.position + taken
-        keep = torch.arange(n) < taken[:, None]
+        self.written.add(fixed, torch.arange(len(fixed)) < (taken - a)[:, None])
+        root, said = self.logits, logits[self.rows, taken - 1]
+        self.logits = torch.where((taken > 0)[:, None], said, self.logits)
         if at.tree:
-            keep = torch.cat((keep, self._choose(at, logits[:, n:], active & ~back)), 1)
-        self.seen = torch.cat((self.seen, keep), 1)
+            behind = logits[:, n - 1 :] if n else torch.cat((root[:, None], logits), 1)
+            self._choose(at, behind, taken, active & ~back, n)
+        else:
+            self.state.take(taken)
         return agreed * back
 
-    def _choose(self, at: Step, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Take the likeliest branch at every node; (rows, nodes) which of them are on the way."""
+    def _choose(self, at: Step, logits: torch.Tensor, taken, rows: torch.Tensor, n: int) -> None:
+        """Take the likeliest branch at every node, in the `rows` that have come to the tree.
+
+        `logits` (rows, 1 + nodes, vocabulary) are those behind n columns and behind each node.
+        """
         tree, key = at.tree, at.key
         scores = logits[:, tree.parent, tree.token]  # (rows, edges)
         apart = tree.parent[:, None] != tree.parent
         best = scores[:, None].masked_fill(apart, -torch.inf).amax(2) == scores
         chosen = (best[:, None] | ~tree.paths).all(2).int().argmax(1)
-        free = self._likeliest(logits)[:, tree.parent] == tree.token
-        self._note(rows & ~(free | ~tree.paths[chosen]).all(1), key)
+        free = scores == logits.amax(2)[:, tree.parent]
+        self._note(rows & ~(free | ~tree.paths[chosen]).all(1), at)
         chances = scores.double() - logits.float().logsumexp(-1)[:, tree.parent]
         mass = chances @ tree.paths.T.double()
-        last = torch.tensor([choice[-1] for choice in tree.choices])[chosen, None]
+        choices, lengths = _padded(tree)
+        last = choices.gather(1, lengths[:, None] - 1)[chosen]
         if key in self.chosen:  # of rows that did not wait for these
             chosen = torch.where(rows, chosen, self.chosen[key])
             mass = torch.where(rows[:, None], mass, self.masses[key])
             last = torch.where(rows[:, None], last, self.pending)
         self.chosen[key], self.masses[key], self.pending = chosen, mass, last
-        for row in rows.nonzero().flatten().tolist():
-            self.answers[row] += tree.choices[chosen[row]]
-        way = tree.ways[chosen] & rows[:, None]
-        self.position = self.position + way.sum(1)
-        return way
+        size = torch.arange(choices.shape[1])
+        self.written.add(choices[chosen], (size < lengths[chosen, None]) & rows[:, None])
+        way = tree.ways.int().argsort(dim=1, descending=True, stable=True)[:, : len(size) - 1]
+        columns = torch.cat((torch.arange(n).expand(len(rows), -1), n + way[chosen]), 1)
+        self.state.take(taken + tree.ways[chosen].sum(1) * rows, columns)
 
-    def write_text(self, key: str, following: Step, limit: int) -> None:
+    def write_text(self, at: Step, following: Step, limit: int) -> None:
         """Write a free text and what follows it; a heading only begun belongs to the text."""
-        said: list[list[int]] = [[] for _ in self.answers]
-        active = self.rows >= 0
+        said, count = _Written(self.tokenizer), torch.zeros_like(self.rows)
+        last, active = torch.full_like(count, self.end), self.rows >= 0
         while active.any():
-            room = self._write_up_to(int(following.fixed[0]), key, said, active, limit)
-            taken = self.read(following, self.nothing, following.fixed, active, room)
-            for row, count in enumerate(taken.tolist()):
-                said[row] += following.fixed[:count].tolist()
+            door = int(following.fixed[0])
+            room = self._write_up_to(door, at, said, count, last, active, limit)
+            taken = self.read(following, self.pending[:, :0], following.fixed, active, room)
+            said.add(following.fixed, torch.arange(len(following.fixed)) < taken[:, None])
+            count += taken
             active = taken > 0
-        self.texts[key] = self.tokenizer.batch_decode(said, skip_special_tokens=True)
+            last[active] = following.fixed[taken[active] - 1]
+        self.texts[at.key] = said.texts()
 
-    def _write_up_to(self, door: int, key: str, said, active, limit: int) -> torch.Tensor:
-        """Write until every `active` row has a full stop and `door` is likeliest, or it must end.
+    def _write_up_to(self, door: int, at: Step, said, count, last, active, limit) -> torch.Tensor:
+        """Write until every `active` row has its tail and `door` is likeliest, or it must end.
 
-        Returns (rows,) how many tokens more a text may have, -1 where it is over in any case.
+        `count` and `last` (rows,) are the length of each text so far and its last token. Returns
+        (rows,) how many tokens more a text may have, -1 where it is over in any case.
         """
-        room, writing, cut = torch.full_like(self.rows, -1), active.clone(), set()
+        stops = torch.zeros(self.logits.shape[1], dtype=torch.bool)
+        stops[list(endings(self.tokenizer, at.tail))] = True
+        tails = [token_ids(self.tokenizer, text)[0] for text in (f" {at.tail}", at.tail)]
+        writing, cut = active.clone(), torch.zeros_like(active)
+        room = torch.full_like(count, -1)
         while True:
-            tokens = self._likeliest(self.logits)
-            for row in writing.nonzero().flatten().tolist():
-                likely, text = int(tokens[row]), said[row]
-                token = self._next(text, likely, door, row in cut or len(text) >= limit)
-                if token is None:
-                    writing[row] = False
-                    room[row] = limit - len(text) if likely == door and row not in cut else -1
-                    continue
-                if token != likely:
-                    cut.add(row)
-                    self.left[row] = self.left[row] or key
-                tokens[row] = token
-                text.append(token)
-                self.answers[row].append(token)
+            likely = self._likeliest(self.logits)
+            over = cut | (count >= limit) | (likely == self.end)
+            done = writing & (count > 0) & stops[last] & (over | (likely == door))
+            room[done & ~cut & (likely == door)] = limit - count[done & ~cut & (likely == door)]
+            writing = writing & ~done
             if not writing.any():
                 return room
-            logits = self._look(tokens[:, None], torch.zeros(1).long(), torch.ones(1, 1) > 0)
+            tokens = torch.where(
+                over & ~stops[likely], torch.tensor(tails)[(count > 0).long()], likely
+            )
+            cut |= writing & (tokens != likely)
+            self._note(writing & (tokens != likely), at)
+            for text in (said, self.written):
+                text.add(tokens[:, None], writing[:, None])
+            last[writing] = tokens[writing]
+            count += writing
+            logits = self.state.step(tokens[:, None])
+            self.state.take(writing.long())
             self.logits = torch.where(writing[:, None], logits[:, 0], self.logits)
-            self.position = self.position + writing
-            self.seen = torch.cat((self.seen, writing[:, None]), 1)
-
-    def _next(self, text: list[int], likely: int, door: int, over: bool) -> int | None:
-        """The next token of a text; None where it is complete."""
-        over = over or likely == self.end
-        if text and text[-1] in self.stops and (over or likely == door):
-            return None
-        if over and likely not in self.stops:
-            return token_ids(self.tokenizer, "." if text else " .")[0]
-        return likely
 
 
 def _columns(before: torch.Tensor, fixed: torch.Tensor, tree: Tree | None):
@@ -297,3 +301,9 @@ def _columns(before: torch.Tensor, fixed: torch.Tensor, tree: Tree | None):
         tokens = torch.cat((tokens, tree.nodes.expand(len(before), -1)), 1)
         depth[n:], sees[n:, n:] = n + tree.depth, tree.sees
     return tokens, depth, sees
+
+
+def _padded(tree: Tree) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens (choices, longest) of all choices, and the length of each."""
+    choices = [torch.tensor(choice) for choice in tree.choices]
+    return pad_sequence(choices, batch_first=True), torch.tensor([len(c) for c in choices])

@@ -1,5 +1,6 @@
-"""A form of stage 1 as tokens: the words between its slots, and the trees of what may fill them.
+"""A form as tokens: the words between its slots, and the trees of what may fill them.
 
+A form of stage 1 goes to the end token, a chain of thought to where the digits of its score begin.
 Cut where the tokenizer leaves seams, so that the pieces are the tokens of the whole answer: the
 space before a word belongs to the word, that before a digit stands alone, and ")." may be one.
 """
@@ -13,6 +14,7 @@ from functools import lru_cache
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from realqa_utils.chains import ChainForm, Part
 from realqa_utils.conversations import AttributeForm, Slot
 
 END = "end"  # in place of a slot's key: what follows the last slot
@@ -61,10 +63,11 @@ def grow(choices: Sequence[Sequence[int]]) -> Tree:
 class Step:
     """What stands between the value of one slot and that of the next, and the choices there."""
 
-    slot: Slot | None  # None: the end of the answer
+    slot: Slot | None  # None: the end of the answer, or of its fixed words before the score
     lead: str
     fixed: torch.Tensor  # (n,) tokens of `lead`
-    tree: Tree | None = None  # None: a free text, or the end
+    tree: Tree | None = None  # of the values with their `tail`; None: a free text, or the end
+    tail: str = ""  # what closes the value: a full stop, a comma
 
     @property
     def key(self) -> str:
@@ -72,38 +75,59 @@ class Step:
 
 
 @lru_cache(maxsize=64)
-def plan(form: AttributeForm, tokenizer: PreTrainedTokenizerBase) -> tuple[Step, ...]:
-    """The form in steps, each as the tokens that it has in a whole answer; the end token is last.
+def plan(form: AttributeForm | ChainForm, tokenizer: PreTrainedTokenizerBase) -> tuple[Step, ...]:
+    """The form in steps, each as the tokens that it has in a whole answer.
 
+    The last step has no slot: the end token, or the words before the digits of a chain's score.
     Raises ValueError where the tokenizer merges words of the form with what is written in it.
     """
-    parts = [_step(slot, " " if i else "", tokenizer) for i, slot in enumerate(form.slots)]
-    for number in range(max(len(values) for _, values in parts)):
+    steps = [_step(part, " " if i else "", tokenizer) for i, part in enumerate(_parts(form))]
+    end = _end(form, tokenizer)
+    for number in range(max(len(values) for _, values in steps)):
         labels, pieces = {}, []
-        for step, values in parts:
+        for step, values in steps:
             label, value = list(values.items())[number % len(values)]
             labels[step.key] = label
             pieces += step.fixed.tolist() + value
-        if pieces != token_ids(tokenizer, form.answer(labels)):
+        pieces += end.fixed.tolist()
+        if pieces != _whole(form, labels, number, tokenizer)[: len(pieces)]:
             raise ValueError(f"{form.name}: the tokenizer merges the end of a value with a heading")
-    end = Step(None, "", torch.tensor([tokenizer.eos_token_id]))
-    return (*(step for step, _ in parts), end)
+    return (*(step for step, _ in steps), end)
 
 
-def _step(slot: Slot, gap: str, tokenizer) -> tuple[Step, dict[object, list[int]]]:
-    """A step and, by label, the tokens of each value with its full stop (of one text if free)."""
-    labels, heading = legal_labels(slot), f"{gap}{slot.heading}:"
-    whole = {x: token_ids(tokenizer, f"{heading} {slot.say(x)}.") for x in labels or ["it"]}
+def _parts(form: AttributeForm | ChainForm) -> tuple[Part, ...]:
+    if isinstance(form, ChainForm):
+        return form.parts
+    return tuple(Part(f"{slot.heading}: ", slot, ".") for slot in form.slots)
+
+
+def _end(form: AttributeForm | ChainForm, tokenizer) -> Step:
+    if isinstance(form, ChainForm):
+        lead = f" {form.before}"
+        return Step(None, lead, torch.tensor(token_ids(tokenizer, lead)))
+    return Step(None, "", torch.tensor([tokenizer.eos_token_id]))
+
+
+def _whole(form: AttributeForm | ChainForm, labels: dict, digit: int, tokenizer) -> list[int]:
+    """An answer with its end token; a chain's with a score of one digit."""
+    score = (digit, 1) if isinstance(form, ChainForm) else ()
+    return [*token_ids(tokenizer, form.answer(labels, *score)), tokenizer.eos_token_id]
+
+
+def _step(part: Part, gap: str, tokenizer) -> tuple[Step, dict[object, list[int]]]:
+    """A step and, by label, the tokens of each value with its tail (of one text if free)."""
+    labels, before = legal_labels(part.slot), gap + part.lead
+    whole = {x: token_ids(tokenizer, gap + part.say(x)) for x in labels or ["it"]}
     # the space: a token of its own, or the beginning of every value
-    for lead in (f"{heading} ", heading) if labels else (heading,):
+    for lead in (before, before.rstrip()) if labels else (before.rstrip(),):
         fixed = token_ids(tokenizer, lead)
         if all(ids[: len(fixed)] == fixed for ids in whole.values()):
             break
     else:
-        raise ValueError(f"the tokenizer merges {heading!r} with what follows")
+        raise ValueError(f"the tokenizer merges {before.rstrip()!r} with what follows")
     values = {label: ids[len(fixed) :] for label, ids in whole.items()}
     tree = grow(list(values.values())) if labels else None
-    return Step(slot, lead, torch.tensor(fixed), tree), values
+    return Step(part.slot, lead, torch.tensor(fixed), tree, part.tail), values
 
 
 def legal_labels(slot: Slot) -> list[int]:
@@ -119,6 +143,11 @@ def token_ids(tokenizer, text: str) -> list[int]:
 
 
 @lru_cache(maxsize=8)
+def endings(tokenizer: PreTrainedTokenizerBase, tail: str) -> frozenset[int]:
+    """The tokens that end with the `tail` of a text: it may end with one of them."""
+    return frozenset(i for token, i in tokenizer.get_vocab().items() if token.endswith(tail))
+
+
 def full_stops(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end with a full stop: a text may end with one of them."""
-    return frozenset(i for token, i in tokenizer.get_vocab().items() if token.endswith("."))
+    """The tokens that end with a full stop."""
+    return endings(tokenizer, ".")

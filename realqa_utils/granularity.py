@@ -149,7 +149,7 @@ def save(
     watch: results.Stopwatch,
 ) -> str:
     """Write the tables, the figure, and the claim: against the best of the other rows."""
-    facts = attribute_scores.facts(profile, data, watch)
+    facts = attribute_scores.facts(profile, data, seeds(profile), watch)
     results.save(NOTEBOOK, profile, result, figures={"": figure}, **facts)
     path = results.save(f"{NOTEBOOK}_verdicts", profile, judged, **facts)
     against = judged[judged["model"].str.startswith(TITLES["all"])]

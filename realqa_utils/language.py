@@ -80,10 +80,10 @@ def forward(
     of the words they share. `past_key_values` of the result covers every column. Models of another
     class than Qwen2-VL, or with another attention than torch's, take the plain call.
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    if not _known(base):
+    base = base_of(model)
+    if not known(base):
         return model(**inputs, **more, logits_to_keep=columns)
-    shared = min(_shared_columns(inputs), int(columns[0]))
+    shared = min(shared_columns(inputs), int(columns[0]))
     inputs = inputs | more
     last = base.model.language_model.layers[-1]
     if shared:
@@ -106,7 +106,13 @@ def _answering(layer: Qwen2VLDecoderLayer, columns: torch.Tensor) -> Iterator[No
         del layer.wanted
 
 
-def _known(base: nn.Module) -> bool:
+def base_of(model: nn.Module) -> nn.Module:
+    """The model itself, whether or not LoRA is wrapped around it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def known(base: nn.Module) -> bool:
+    """Whether a model is the library's Qwen2-VL with torch's attention."""
     return (
         type(base) is Qwen2VLForConditionalGeneration
         and type(base.model.language_model.layers[-1]) is Qwen2VLDecoderLayer
@@ -115,7 +121,7 @@ def _known(base: nn.Module) -> bool:
     )
 
 
-def _shared_columns(inputs: dict) -> int:
+def shared_columns(inputs: dict) -> int:
     """How many leading columns are the same text in all rows, none of it padding."""
     ids = inputs["input_ids"]
     same = (ids == ids[:1]) & (inputs["attention_mask"] == 1) & (inputs["mm_token_type_ids"] == 0)

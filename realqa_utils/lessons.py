@@ -1,45 +1,74 @@
 """What a batch teaches: scores (stage 2) or attributes (stage 1), as questions and answers.
 
-A lesson turns rows of a labelled table into conversations. Which stage-1 forms a batch is asked in
-follows from the seed and its rows, so an interrupted training goes on with the same questions.
+A lesson turns rows of a labelled table into conversations. Which forms a batch is asked in follows
+from the seed and its rows, so an interrupted training goes on with the same questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
 from realqa_utils.backbone import Backbone
-from realqa_utils.conversations import FORMS, STAGE_1, AttributeForm, Form
+from realqa_utils.chains import STAGE_2, ChainForm
+from realqa_utils.conversations import DIRECT, STAGE_1, AttributeForm, Form, Slot
 from realqa_utils.datasets.table import Table
 from realqa_utils.encoding import Grid, digit_tokens, encode_prompt
+from realqa_utils.level_words import LevelLesson
 from realqa_utils.recipes import Recipe
+from realqa_utils.regression_head import RegressionLesson
+from realqa_utils.tree_mean import TreeLesson
 
 
 class ScoreLesson:
-    """One form for every row: the question for a score and the MOS as its answer."""
+    """Stage 2: every row is asked for its score in one of the forms, drawn evenly.
 
-    def __init__(self, table: Table, form: Form, digits: int):
-        self.targets, self.form, self.digits = table.targets, form, digits
+    A chain of thought tells the labels of the row, true or self-labelled. A photograph of which
+    one is missing (None, NaN) has no chain to learn: it is asked directly, whatever the forms.
+
+    Raises ValueError for chains of a table that lacks a column of labels or has no photograph with
+    all of them, and for a label that cannot be, naming the column and the photograph.
+    """
+
+    def __init__(self, table: Table, forms: Sequence[Form | ChainForm], digits: int, seed: int = 0):
+        self.targets, self.forms = table.targets, tuple(forms)
+        self.digits, self.seed = digits, seed
+        slots = [slot for form in forms if isinstance(form, ChainForm) for slot in form.slots]
+        self.labels: list[dict | None] = [None] * len(table)
+        if slots:
+            self.labels = _labels(table, slots, "a chain of thought", or_none=True)
 
     def conversations(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
         """Questions and answers of the rows."""
-        answers = [self.form.answer(self.targets[row], self.digits) for row in rows]
-        return [self.form.question] * len(rows), answers
+        forms = self._asked(rows)
+        answers = [self._answer(form, row) for form, row in zip(forms, rows, strict=True)]
+        return [form.question for form in forms], answers
 
     def extras(
         self, backbone: Backbone, rows: Sequence[int], answers: Sequence[str], grids: Sequence[Grid]
     ) -> dict[str, torch.Tensor]:
         """`digit_places` (batch, M), columns found by their place in the form, and `targets`."""
         places = []
-        for answer, grid in zip(answers, grids, strict=True):
-            start = len(encode_prompt(backbone, self.form.question, grid).ids)
-            inside = digit_tokens(backbone.tokenizer, answer, self.form.score_span(answer))
+        for form, answer, grid in zip(self._asked(rows), answers, grids, strict=True):
+            start = len(encode_prompt(backbone, form.question, grid).ids)
+            inside = digit_tokens(backbone.tokenizer, answer, form.score_span(answer))
             places.append([start + i for i in inside])
         targets = torch.as_tensor(self.targets[list(rows)])  # float32 could round to other digits
         return {"digit_places": torch.tensor(places), "targets": targets}
+
+    def _asked(self, rows: Sequence[int]) -> list[Form | ChainForm]:
+        drawn = zip(_drawn(self.forms, self.seed, rows), rows, strict=True)
+        return [
+            DIRECT if isinstance(form, ChainForm) and self.labels[row] is None else form
+            for form, row in drawn
+        ]
+
+    def _answer(self, form: Form | ChainForm, row: int) -> str:
+        score = self.targets[row], self.digits
+        said = (self.labels[row],) if isinstance(form, ChainForm) else ()
+        return form.answer(*said, *score)
 
 
 class AttributeLesson:
@@ -51,26 +80,12 @@ class AttributeLesson:
 
     def __init__(self, table: Table, forms: Sequence[AttributeForm], seed: int):
         self.forms, self.seed = tuple(forms), seed
-        slots = {slot.key: slot for form in forms for slot in form.slots}
-        lacking = [key for key in slots if key not in table.frame]
-        if lacking:
-            raise ValueError(
-                f"{table.name} has no labels for stage 1: columns {lacking} are missing"
-            )
-        self.labels = table.frame[list(slots)].to_dict("records")
-        for identity, labels in zip(table.frame["id"], self.labels, strict=True):
-            try:
-                for key, slot in slots.items():
-                    slot.say(labels[key])
-            except ValueError as problem:
-                raise ValueError(f"{table.name}, photograph {identity!r}: {problem}") from None
+        slots = [slot for form in forms for slot in form.slots]
+        self.labels = _labels(table, slots, "stage 1")
 
     def conversations(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
         """Questions and answers of the rows."""
-        drawn = np.random.default_rng([self.seed, 1, *rows]).integers(
-            len(self.forms), size=len(rows)
-        )
-        forms = [self.forms[which] for which in drawn]
+        forms = _drawn(self.forms, self.seed, rows)
         answers = [f.answer(self.labels[row]) for f, row in zip(forms, rows, strict=True)]
         return [form.question for form in forms], answers
 
@@ -79,8 +94,42 @@ class AttributeLesson:
         return {}
 
 
-def of(recipe: Recipe, table: Table) -> ScoreLesson | AttributeLesson:
-    """The lesson that a recipe's form names, on a table."""
-    if recipe.form in FORMS:
-        return ScoreLesson(table, FORMS[recipe.form], recipe.digits)
+def _drawn(forms: Sequence, seed: int, rows: Sequence[int]) -> list:
+    """A form for every row, drawn evenly."""
+    drawn = np.random.default_rng([seed, 1, *rows]).integers(len(forms), size=len(rows))
+    return [forms[which] for which in drawn]
+
+
+def _labels(table: Table, slots: Iterable[Slot], purpose: str, or_none: bool = False) -> list:
+    """The labels of every row, checked; with `or_none`, None for a row in which one is missing."""
+    slots = {slot.key: slot for slot in slots}
+    lacking = [key for key in slots if key not in table.frame]
+    if lacking:
+        raise ValueError(f"{table.name} has no labels for {purpose}: columns {lacking} are missing")
+    frame = table.frame[list(slots)]
+    whole = frame.notna().all(axis=1) | (not or_none)
+    if not whole.any():
+        raise ValueError(f"{table.name}: no photograph has all labels for {purpose}: {list(slots)}")
+    rows = [
+        row if full else None for row, full in zip(frame.to_dict("records"), whole, strict=True)
+    ]
+    for identity, row in zip(table.frame["id"], rows, strict=True):
+        try:
+            for key in row or ():
+                slots[key].say(row[key])
+        except ValueError as problem:
+            raise ValueError(f"{table.name}, photograph {identity!r}: {problem}") from None
+    return rows
+
+
+def of(recipe: Recipe, table: Table):
+    """The lesson that a recipe's objective and form name, on a table."""
+    if recipe.objective == "level_words":
+        return LevelLesson(table, is_soft=recipe.opinion_spread > 0)
+    if recipe.objective == "regression":
+        return RegressionLesson(table)
+    if recipe.objective == "tree_mean":
+        return TreeLesson(table, recipe.digits)
+    if recipe.form in STAGE_2:
+        return ScoreLesson(table, STAGE_2[recipe.form], recipe.digits, recipe.seed)
     return AttributeLesson(table, STAGE_1[recipe.form], recipe.seed)

@@ -1,7 +1,8 @@
 """What the paper claims, and how a measurement decides about a claim.
 
 A profile other than `paper` cannot reproduce a *number* of the paper, only the direction of a
-claim: each claim is stated so that a positive difference supports it.
+claim: each claim is stated so that a positive difference supports it. How a number of ours is set
+against a printed one is in `comparison`.
 """
 
 from __future__ import annotations
@@ -35,16 +36,48 @@ CLAIMS: dict[str, str] = {
 }
 
 TABLES = Path(__file__).with_name("paper_tables.csv")
+PUBLISHED = Path(__file__).with_name("published_rows.csv")
+#: The tables of which cells can be read, and why there are no others.
+READABLE = (1, 2, 3)
+NOT_AVAILABLE = "not available: the public text breaks off at the caption of Table 4"
 
 
 def printed(table: int) -> pd.DataFrame:
     """Table 1, 2 or 3 as printed, tidy: row, dataset, column, metric, value, source, grade, note.
 
-    `grade` says how sure a cell is: the public text lost some of its column borders.
+    `grade` says how sure a cell is: the public text lost some of its column borders. `value` is
+    NaN where the paper has N.A. Raises ValueError for a table that cannot be read.
+
+    >>> printed(4)
+    Traceback (most recent call last):
+    ValueError: Table 4: not available: the public text breaks off at the caption of Table 4
     """
-    every = pd.read_csv(TABLES, dtype=str)
-    rows = every[every["table"] == str(table)].drop(columns="table").reset_index(drop=True)
+    if table not in READABLE:
+        raise ValueError(f"Table {table}: {NOT_AVAILABLE}")
+    rows = _of(str(table))
     return rows.assign(value=pd.to_numeric(rows["value"].replace("N.A.", None)))
+
+
+def stated() -> pd.DataFrame:
+    """The gains that the text states of tables which cannot be read, as `printed`.
+
+    `value` is text as it stands there ("+1.8%"), and `note` says what it leaves open.
+    """
+    return _of("text")
+
+
+def _of(table: str) -> pd.DataFrame:
+    every = pd.read_csv(TABLES, dtype=str)
+    return every[every["table"] == table].drop(columns="table").reset_index(drop=True)
+
+
+def published() -> pd.DataFrame:
+    """What others have published of their models: method, dataset, srcc, plcc, protocol, source.
+
+    These are theirs, measured by them. A row may stand beside a number of ours only with its
+    `protocol`; `comparison.compare` says whether the two can be compared.
+    """
+    return pd.read_csv(PUBLISHED)
 
 
 VERDICTS = ("holds", "fails", "undecided")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 from joblib import Parallel, delayed, parallel_config
@@ -15,7 +17,13 @@ from tqdm import tqdm
 
 
 def cores() -> int:
-    """Processor cores that this process may use (a container may have fewer than the machine)."""
+    """Processor cores for this process: REALQA_WORKERS, else all that it may use (a container may
+    have fewer than the machine). Raises ValueError when REALQA_WORKERS is no number from 1.
+    """
+    if given := os.environ.get("REALQA_WORKERS"):
+        if not (given.isdecimal() and int(given)):
+            raise ValueError(f"REALQA_WORKERS is a whole number of at least 1, not {given!r}")
+        return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -33,6 +41,19 @@ def run_all(
     show |= {"file": sys.stdout, "leave": False}  # no trace of it in an executed notebook
     if workers == 1:
         return [job(task) for task in tqdm(tasks, **show)]
-    with parallel_config(backend="loky", inner_max_num_threads=1):
+    once = {"inner_max_num_threads": 1, "initializer": end_with_parent}
+    with parallel_config(backend="loky", **once):
         run = Parallel(n_jobs=workers, return_as="generator", batch_size=batch)
         return list(tqdm(run(delayed(job)(task) for task in tasks), **show))
+
+
+def end_with_parent(seconds: float = 0.5) -> None:
+    """End this process as soon as the one that started it is gone, however that went."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -7,21 +7,53 @@ it lets the notebook overwrite what was given. Both are errors here.
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Mapping
 from pathlib import Path
-
-import nbformat
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING, NamedTuple
 
 from realqa_utils.profiles import unknown
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 class NotebookError(ValueError):
     """A notebook that cannot be run as asked, or failed while it ran."""
 
 
+class Cell(NamedTuple):
+    """What decides how a cell runs."""
+
+    kind: str  # code | markdown | raw
+    source: str
+    tags: tuple[str, ...]
+
+
+def cells(path: Path) -> list[Cell]:
+    """The cells of the notebook at `path`, without outputs.
+
+    A plain look into the JSON, since nbformat takes two seconds to import. Raises NotebookError
+    when there is no notebook of format 4 that can be read.
+    """
+    try:
+        notebook = json.loads(path.read_text("utf-8"))
+        if notebook.get("nbformat") != 4:
+            raise ValueError(f"format {notebook.get('nbformat')}, not 4")
+        return [_cell(cell) for cell in notebook["cells"]]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise NotebookError(f"{path}: cannot be read as a notebook: {error}") from None
+
+
+def _cell(cell: dict) -> Cell:
+    tags = cell.get("metadata", {}).get("tags", [])
+    return Cell(cell["cell_type"], "".join(cell["source"]), tuple(tags))  # a list of lines, or text
+
+
 def read(path: Path) -> NotebookNode:
     """The notebook at `path`. Raises NotebookError when there is none that can be read."""
+    import nbformat
+
     try:
         return nbformat.read(path, as_version=4)
     except (OSError, nbformat.reader.NotJSONError) as error:
@@ -34,11 +66,11 @@ def defaults(path: Path) -> dict[str, object]:
     Raises NotebookError when there is not exactly one cell tagged `parameters`, or it holds
     anything but assignments of literals.
     """
-    cells = [c for c in read(path).cells if "parameters" in c.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise NotebookError(f"{path.name}: {len(cells)} cells are tagged 'parameters', not one")
+    tagged = [cell for cell in cells(path) if "parameters" in cell.tags]
+    if len(tagged) != 1:
+        raise NotebookError(f"{path.name}: {len(tagged)} cells are tagged 'parameters', not one")
     try:
-        return dict(_assignment(node) for node in ast.parse(cells[0].source).body)
+        return dict(_assignment(node) for node in ast.parse(tagged[0].source).body)
     except (SyntaxError, ValueError) as error:
         raise NotebookError(
             f"{path.name}: the parameters cell holds assignments of literals only, "

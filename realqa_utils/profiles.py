@@ -6,11 +6,13 @@
     gpu24   Qwen2-VL-2B, 4-bit LoRA     the paper's sets on one 24 GB GPU
     paper   Qwen2-VL-7B, LoRA, bf16     the paper's sets, 1 x 80 GB or 4 x 48 GB
 
-Results of different profiles never share a folder.
+Results of different profiles never share a folder. The environment variable REALQA_SEEDS (0,1,2)
+overrides the seeds of any of them.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -30,6 +32,7 @@ class Profile:
     test_images: int  # per set; 0: all of the set's test split
     recipe: Recipe  # of one training on scores; notebooks vary single fields of it
     stage_1: Recipe  # of one training on attributes
+    chains: Recipe  # of one training on direct answers and chains of thought
     seeds: tuple[int, ...]  # one training each; intervals are pooled over them
     resamples: int  # bootstrap resamples of the test images
     view: View = View()  # which pixels of a photograph are looked at
@@ -71,6 +74,11 @@ _MINI_1 = replace(
 # Two epochs of the 13 conversations of each of RealQA's 13,712 training photographs.
 _PAPER_1 = replace(_PAPER, form="all", steps=5570, dropout=0.05)
 
+# What is new in a chain are words tied to what is seen, as in stage 1: so is the way to learn it.
+_MINI_CHAINS = replace(_MINI_1, form="direct_and_cot")
+# Six epochs of KonIQ-10k.
+_PAPER_CHAINS = replace(_PAPER, form="direct_and_cot", steps=990)
+
 _ALL = (
     Profile(
         name="smoke",
@@ -80,6 +88,7 @@ _ALL = (
         test_images=24,
         recipe=replace(_MINI, steps=4, batch_size=8),
         stage_1=replace(_MINI_1, steps=4),
+        chains=replace(_MINI_CHAINS, steps=4),
         seeds=(0,),
         resamples=100,
     ),
@@ -91,6 +100,7 @@ _ALL = (
         test_images=400,
         recipe=_MINI,
         stage_1=_MINI_1,
+        chains=_MINI_CHAINS,
         seeds=(0, 1, 2),
         resamples=1000,
     ),
@@ -102,6 +112,7 @@ _ALL = (
         test_images=0,
         recipe=_PHOTOS,
         stage_1=_MINI_1,  # real photographs have no attribute labels
+        chains=replace(_PHOTOS, form="direct_and_cot"),
         view=View(size=112, short=224, grid=3, random=True),
         seeds=(0, 1, 2, 3, 4),
         resamples=1000,
@@ -116,6 +127,7 @@ _ALL = (
         test_images=0,
         recipe=_PAPER,
         stage_1=_PAPER_1,
+        chains=_PAPER_CHAINS,
         seeds=(0,),
         resamples=1000,
         data="real",
@@ -128,6 +140,7 @@ _ALL = (
         test_images=0,
         recipe=_PAPER,
         stage_1=_PAPER_1,
+        chains=_PAPER_CHAINS,
         seeds=(0,),
         resamples=1000,
         data="real",
@@ -139,7 +152,8 @@ PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ALL}
 def get_profile(name: str, /, **overrides: object) -> Profile:
     """The profile called `name`, with single fields replaced by `overrides`.
 
-    Raises ValueError for an unknown name or key, naming the nearest right one.
+    Seeds are those of REALQA_SEEDS where it is set. Raises ValueError for an unknown name or key,
+    naming the nearest right one, and for seeds that are none.
 
     >>> get_profile("mini", seeds=(7,)).seeds
     (7,)
@@ -153,7 +167,21 @@ def get_profile(name: str, /, **overrides: object) -> Profile:
     for key in overrides:
         if key not in keys:
             raise ValueError(unknown("profile key", key, keys))
+    if given := os.environ.get("REALQA_SEEDS"):
+        overrides = {"seeds": seeds(given)} | overrides
     return replace(PROFILES[name], **overrides)
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds as they are written in REALQA_SEEDS. Raises ValueError for anything else.
+
+    >>> seeds("0, 1,2")
+    (0, 1, 2)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len({*map(int, parts)}) < len(parts):
+        raise ValueError(f"seeds are different whole numbers from 0, like 0,1,2, not {text!r}")
+    return tuple(map(int, parts))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -12,12 +12,13 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from realqa_utils import __version__
+from realqa_utils import __version__, energy
 
 try:  # Unix only: elsewhere peak memory is not recorded
     import resource
@@ -29,13 +30,18 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy")
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Started where it is made; `seconds` is the wall time since."""
+    """Started where it is made; `seconds` is the wall time since, `joules` the machine's energy."""
 
     started: float = field(default_factory=time.perf_counter)
+    energy: Mapping[Path, int] = field(default_factory=energy.counters, repr=False, compare=False)
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.started
+
+    @property
+    def joules(self) -> float | None:
+        return energy.joules(self.energy, self.seconds)
 
 
 def home() -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from realqa_utils import optimisers
-from realqa_utils.conversations import FORMS, STAGE_1
+from realqa_utils.chains import STAGE_2
+from realqa_utils.conversations import STAGE_1
 
 LANGUAGE_MODES = ("lora", "full")
 VISION_MODES = ("lora", "full", "frozen")
 STARTS = ("pretrained", "random")
+OBJECTIVES = ("next_token", "level_words", "regression", "tree_mean")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,10 @@ class Recipe:
     steps: int  # optimiser steps
     seed: int = 0
     digits: int = 3  # M
-    form: str = "direct"  # or a set of stage 1: attributes | levels | mix | mix_low_first | all
+    #: direct | cot_natural | cot_regular | direct_and_cot, for scores; or a set of stage 1:
+    #: attributes | levels | mix | mix_low_first | all
+    form: str = "direct"
+    objective: str = "next_token"  # | level_words | regression | tree_mean: instead of digits
     batch_size: int = 32  # photographs per optimiser step, with all accumulation
     accumulation: int = 1  # forward passes that make up a step
     learning_rate: float = 1e-4
@@ -41,11 +46,12 @@ class Recipe:
     start: str = "pretrained"  # pretrained | random (full training only): weights to begin with
 
     def __post_init__(self) -> None:
-        _one_of("form", self.form, FORMS | STAGE_1)
+        _one_of("form", self.form, dict.fromkeys(["direct", *STAGE_1, *STAGE_2]))
         _one_of("language", self.language, LANGUAGE_MODES)
         _one_of("vision", self.vision, VISION_MODES)
         _one_of("optimiser", self.optimiser, optimisers.NAMES)
         _one_of("start", self.start, STARTS)
+        _one_of("objective", self.objective, OBJECTIVES)
         for key in ("steps", "digits", "batch_size", "accumulation", "rank"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: at least 1")
@@ -59,6 +65,10 @@ class Recipe:
             raise ValueError("vision='lora' needs language='lora'; or train vision in full")
         if self.optimiser == "muon" and self.language != "full":
             raise ValueError("optimiser='muon' needs language='full': it is not for LoRA's factors")
+        if self.objective != "next_token" and self.form != "direct":
+            raise ValueError(f"objective={self.objective!r} goes with form='direct' only")
+        if self.objective == "regression" and self.language != "full":
+            raise ValueError("objective='regression' needs language='full': LoRA has no head")
         if self.start == "random" and (self.language, self.vision) != ("full", "full"):
             raise ValueError("start='random' needs language='full' and vision='full'")
 

@@ -186,7 +186,7 @@ def save(
         raise ValueError(f"stem {stem!r}: letters, digits and _ only, like 05_digit_count")
     table = _checked(table, stem)
     folder = figure_dir(profile)
-    watch = started if isinstance(started, Stopwatch) else Stopwatch(started)
+    watch = started if isinstance(started, Stopwatch) else Stopwatch(started, {})
     pictures = {}
     for name, figure in (figures or {}).items():
         pictures[name] = save_figure(figure, folder / f"{stem}_{name}.png".replace("_.", ".")).name
@@ -201,6 +201,7 @@ def save(
         "figures": list(pictures.values()),
         "notes": notes,
         "wall_seconds": round(watch.seconds, 2),
+        "energy_joules": watch.joules,  # of the whole machine; null where it does not tell
     }
     write_json(folder / f"{stem}.json", record | provenance())
     return write_table(folder / f"{stem}.csv", table)

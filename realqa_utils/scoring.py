@@ -1,8 +1,8 @@
 """Read scores out of a model: greedy digits and the exact distribution over the digit tree.
 
-The fixed words of the answer are prefilled; then only digits are decoded, with the key-value cache
-expanded over the digits that matter. For M digits d1 d2 ..:
-E = sum_d1 p(d1) [d1 + 0.1 sum_d2 p(d2|d1) (d2 + ...)], exact but for branches below `FLOOR`.
+The fixed words of the answer are prefilled; then only digits are decoded: one pass runs all the
+branches that matter behind what they share. For M digits d1 d2 ..:
+E = sum_d1 p(d1) [d1 + 0.1 sum_d2 p(d2|d1) (d2 + ...)], exact but for a mass of at most `FLOOR`.
 """
 
 from __future__ import annotations
@@ -16,53 +16,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from realqa_utils import language
+from realqa_utils import decoder
 from realqa_utils.backbone import Backbone
+from realqa_utils.chains import ChainForm
 from realqa_utils.conversations import DIRECT, Form
-from realqa_utils.encoding import encode
+from realqa_utils.decoder import Lean, Plain, likeliest
 from realqa_utils.scores import place_values
 
-FLOOR = 1e-3  # probability below which a branch is not expanded further
-
-
-@dataclass
-class _State:
-    """A batch of half-written answers: cache, attention mask, next positions, next logits."""
-
-    cache: object
-    mask: torch.Tensor  # (rows, n)
-    position: torch.Tensor  # (3, rows)
-    logits: torch.Tensor  # (rows, vocabulary)
-
-    def probabilities(self) -> torch.Tensor:
-        return self.logits.float().softmax(-1)
-
-
-def _prefill(backbone: Backbone, images: Sequence[Image.Image], form: Form) -> _State:
-    pixels, grids = backbone.pixels(images)
-    rows = len(images)
-    batch = encode(backbone, [form.question] * rows, [form.before] * rows, grids, end=False)
-    del batch["labels"]
-    batch["pixel_values"] = pixels.to(backbone.model.dtype)
-    last = torch.tensor([batch["input_ids"].shape[1] - 1])
-    out = language.forward(backbone.model, batch, last, use_cache=True)
-    position = batch["position_ids"][:, :, -1] + 1
-    return _State(out.past_key_values, batch["attention_mask"], position, out.logits[:, -1])
-
-
-def _advance(backbone: Backbone, state: _State, rows: torch.Tensor, tokens: torch.Tensor) -> _State:
-    """Continue the answers `rows` (a row may occur often) by one token each; consumes `state`."""
-    state.cache.batch_select_indices(rows)
-    ones = torch.ones(len(rows), 1, dtype=state.mask.dtype)
-    mask, position = torch.cat((state.mask[rows], ones), 1), state.position[:, rows]
-    out = backbone.model(
-        input_ids=tokens[:, None],
-        attention_mask=mask,
-        position_ids=position[..., None],
-        past_key_values=state.cache,
-        use_cache=True,
-    )
-    return _State(out.past_key_values, mask, position + 1, out.logits[:, -1])
+FLOOR = 1e-3  # mass of the answers to one photograph that need not be expanded
 
 
 @dataclass(frozen=True)
@@ -93,77 +54,152 @@ class Reading:
     def sd(self) -> float:
         return float(np.sqrt(self.probabilities @ (self.values - self.expected) ** 2))
 
+    @property
+    def mode(self) -> float:
+        """The likeliest score, which need not be the greedy one."""
+        return float(self.values[self.probabilities.argmax()])
+
+    def quantile(self, q: float) -> float:
+        """The least score that is not exceeded with a probability of q, in 0..1, or more.
+
+        Raises ValueError for a q outside of it.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q={q!r}: a probability, 0 to 1")
+        reached = np.cumsum(self.probabilities) >= q - 1e-12  # sums are rounded
+        return float(self.values[reached.argmax() if reached.any() else -1])
+
 
 @torch.no_grad()
 def read_batch(
-    backbone: Backbone, images: Sequence[Image.Image], digits: int = 3, form: Form = DIRECT
+    backbone: Backbone,
+    images: Sequence[Image.Image],
+    digits: int = 3,
+    form: Form = DIRECT,
+    tree: bool = True,
+    floor: float | None = None,
 ) -> list[Reading]:
-    """Readings of a batch of photographs, M = `digits`."""
+    """Readings of a batch of photographs, M = `digits`.
+
+    Branches are left unexpanded, the least likely first, as long as their mass together is at most
+    `floor` (`FLOOR` if None) for each photograph; each then stands as one leaf in the middle of its
+    range. So with M = 3 and 0.001 the mean is exact to 0.005. Without `tree`, only the greedy
+    digits are followed, and all other branches stand so: `values` are rough.
+    """
     backbone.model.eval()
-    state = _prefill(backbone, images, form)
-    tree = _Tree(backbone, len(images), digits)
+    rows = len(images)
+    state, logits = decoder.begin(backbone, images, [form.question] * rows, [form.before] * rows)
+    return read_tree(backbone, state, logits[:, -1], form, digits, tree, floor)
+
+
+@torch.no_grad()
+def read_tree(
+    backbone: Backbone,
+    state: Lean | Plain,
+    logits: torch.Tensor,
+    form: Form | ChainForm,
+    digits: int = 3,
+    tree: bool = True,
+    floor: float | None = None,
+) -> list[Reading]:
+    """Readings of a batch of answers that have come to where the score begins; uses up `state`.
+
+    `logits` (rows, vocabulary) are those of the first digit; for the rest see `read_batch`.
+    """
+    floor = FLOOR if floor is None else floor
+    grown = _Tree(backbone, state, logits, digits, floor if tree else np.inf)
     for level in range(digits):
-        state = tree.grow(state, level)
-    return tree.readings(state, form)
+        grown.grow(level)
+    return grown.readings(form)
 
 
 class _Tree:
-    """The digit trees of a batch, grown level by level; a node is one row of the state."""
+    """The digit trees of a batch, grown level by level; a node is a column of its photograph.
 
-    def __init__(self, backbone: Backbone, photographs: int, digits: int):
-        self.backbone, self.digits = backbone, digits
-        self.places = place_values(digits)
+    They are padded to (photographs, nodes); what is not `real` is not run.
+    """
+
+    def __init__(self, backbone: Backbone, state, logits: torch.Tensor, digits: int, floor: float):
+        self.tokenizer, self.state, self.digits = backbone.tokenizer, state, digits
+        self.places, self.floor = place_values(digits), floor / max(1, digits - 1)
         self.ids = torch.tensor(backbone.digit_ids)
-        (self.point,) = backbone.tokenizer(".", add_special_tokens=False).input_ids
-        self.photo = torch.arange(photographs)  # of each node
-        self.value = torch.zeros(photographs, dtype=torch.float64)
-        self.mass = torch.ones(photographs, dtype=torch.float64)
-        self.on_path = torch.ones(photographs, dtype=torch.bool)  # the greedy answer so far
-        self.free = torch.ones(photographs, dtype=torch.bool)  # .. of the unrestricted model too
+        (self.point,) = self.tokenizer(".", add_special_tokens=False).input_ids
+        self.logits = logits[:, None]  # (photographs, nodes, vocabulary) of the next token
+        self.value = torch.zeros(len(logits), 1, dtype=torch.float64)
+        self.mass = torch.ones(len(logits), 1, dtype=torch.float64)
+        self.real = torch.ones(len(logits), 1, dtype=torch.bool)
+        self.free = torch.ones(len(logits), dtype=torch.bool)  # greedy digits are the model's own
+        self.greedy = torch.zeros(len(logits), dtype=torch.long)  # the node of the greedy answer
+        self.way = torch.zeros(len(logits), 1, 0, dtype=torch.bool)  # open columns of each node
         self.path: list[torch.Tensor] = []  # greedy digits, one (photographs,) per level
-        self.leaves: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.leaves: list[tuple[torch.Tensor, ...]] = []  # photographs, values, masses
 
-    def grow(self, state: _State, level: int) -> _State:
-        """Add one digit to every node; branches below FLOOR end here with a middle value."""
-        chances = state.probabilities()
-        mass = self.mass[:, None] * chances[:, self.ids].double()  # (nodes, 10)
-        value = self.value[:, None] + self.places[level] * torch.arange(10, dtype=torch.float64)
-        best = mass.argmax(1)
-        greedy = torch.zeros_like(mass, dtype=torch.bool)
-        greedy[torch.arange(len(mass)), best] = self.on_path
-        paths = self.on_path.nonzero().flatten()
-        self.path.append(best[paths])
-        self.free &= chances[paths].argmax(1) == self.ids[best[paths]]
-        last = level == self.digits - 1
-        keep = greedy if last else greedy | (mass >= FLOOR)
-        ended = ~keep if not last else torch.ones_like(keep)
-        remainder = 0.0 if last else 4.5 * float(self.places[level + 1 :].sum())
-        node, digit = ended.nonzero(as_tuple=True)
-        self.leaves.append((self.photo[node], value[node, digit] + remainder, mass[node, digit]))
-        node, digit = keep.nonzero(as_tuple=True)
-        self.photo, self.value, self.mass = self.photo[node], value[node, digit], mass[node, digit]
-        self.on_path = greedy[node, digit]
-        state = _advance(self.backbone, state, node, self.ids[digit])
-        return self._write_point(state) if level == 0 and not last else state
+    def grow(self, level: int) -> None:
+        """Add one digit to every node; branches that are not expanded end with a middle value."""
+        rows, last = torch.arange(len(self.free)), level == self.digits - 1
+        mass = self.mass[..., None] * self.logits.softmax(-1)[..., self.ids].double()
+        value = self.value[..., None] + self.places[level] * torch.arange(10, dtype=torch.float64)
+        own = self.logits[rows, self.greedy]
+        best = likeliest(own[:, self.ids])
+        self.free &= likeliest(own) == self.ids[best]
+        self.path.append(best)
+        child = (self.greedy * 10 + best)[:, None]  # the greedy one
+        mass, value = mass.flatten(1), value.flatten(1)  # (photographs, nodes x 10)
+        real = self.real.repeat_interleave(10, 1)
+        if last:
+            self._end(real, value, mass)
+            return
+        keep = real & _matters(mass * real, self.floor).scatter(1, child, True)
+        self._end(real & ~keep, value + 4.5 * float(self.places[level + 1 :].sum()), mass)
+        # kept ones first, in their order
+        order = keep.int().argsort(dim=1, descending=True, stable=True)
+        node = order[:, : int(keep.sum(1).max())]
+        self.real = keep.gather(1, node)
+        self.greedy = (node == child).int().argmax(1)
+        self.mass, self.value = mass.gather(1, node), value.gather(1, node)
+        self._run(node, level)
 
-    def _write_point(self, state: _State) -> _State:
-        chances = state.probabilities()
-        self.mass = self.mass * chances[:, self.point].double()
-        self.free &= chances[self.on_path].argmax(1) == self.point
-        rows = torch.arange(len(self.mass))
-        return _advance(self.backbone, state, rows, torch.full((len(rows),), self.point))
+    def _end(self, ended: torch.Tensor, value: torch.Tensor, mass: torch.Tensor) -> None:
+        photo, _ = ended.nonzero(as_tuple=True)
+        self.leaves.append((photo, value[ended], mass[ended]))
 
-    def _close(self, state: _State, form: Form) -> None:
+    def _run(self, node: torch.Tensor, level: int) -> None:
+        """Run the digits of new nodes (parent x 10 + digit), the point behind the first too."""
+        (rows, n), real = node.shape, self.real
+        columns, depth = [self.ids[node % 10]], [1 + level if level else 0] * n
+        before = self.way.gather(1, (node // 10)[..., None].expand(-1, -1, self.way.shape[2]))
+        own = torch.eye(n, dtype=torch.bool).expand(rows, n, n)
+        if level == 0:
+            columns.append(torch.full((rows, n), self.point))
+            depth, own = [0] * n + [1] * n, own.repeat(1, 2, 2).tril()
+            before, real = before.repeat(1, 2, 1), real.repeat(1, 2)
+        sees = torch.cat((before, own), 2)
+        tokens = torch.cat(columns, 1)
+        logits = self.state.step(tokens, torch.tensor(depth), sees, real)
+        every = logits.new_zeros(*real.shape, logits.shape[-1])
+        every[real] = logits
+        if level == 0:
+            behind, every = every[:, :n], every[:, n:]
+            self.mass = self.mass * behind.softmax(-1)[..., self.point].double()
+            self.free &= likeliest(behind[torch.arange(rows), self.greedy]) == self.point
+        self.way, self.logits = sees[:, -n:], every
+
+    def _close(self, form: Form | ChainForm) -> None:
         """Would the model, left to itself, end the greedy answers here? (Not if it wrote 3.99.)"""
-        tokenizer, rows = self.backbone.tokenizer, torch.arange(len(self.free))
-        for token in tokenizer(form.after, add_special_tokens=False).input_ids:
-            self.free &= state.logits.argmax(1) == token
-            state = _advance(self.backbone, state, rows, torch.full((len(rows),), token))
-        self.free &= state.logits.argmax(1) == tokenizer.eos_token_id
+        rows = torch.arange(len(self.free))
+        if self.digits > 1:
+            way = self.way[rows, self.greedy].int()
+            order = way.argsort(dim=1, descending=True, stable=True)
+            self.state.take(way.sum(1), order[:, : self.digits])
+        after = self.tokenizer(form.after, add_special_tokens=False).input_ids
+        tokens = torch.tensor([[0, *after]]).repeat(len(rows), 1)
+        tokens[:, 0] = self.ids[self.path[-1]]
+        said = likeliest(self.state.step(tokens))
+        self.free &= (said == torch.tensor([*after, self.tokenizer.eos_token_id])).all(1)
 
-    def readings(self, state: _State, form: Form) -> list[Reading]:
-        """Collect the leaves; `state` stands behind the last greedy digit of each photograph."""
-        self._close(state, form)
+    def readings(self, form: Form | ChainForm) -> list[Reading]:
+        """Collect the leaves."""
+        self._close(form)
         photo, value, mass = (torch.cat(part).numpy() for part in zip(*self.leaves, strict=True))
         order = np.lexsort((value, photo))
         photo, value, mass = photo[order], value[order], mass[order]
@@ -180,6 +216,12 @@ class _Tree:
         return out
 
 
+def _matters(mass: torch.Tensor, floor: float) -> torch.Tensor:
+    """Which branches (photographs, branches) to expand: without the least, below `floor` in sum."""
+    order = mass.argsort(dim=1)
+    return mass.gather(1, order).cumsum(1).ge(floor).gather(1, order.argsort(dim=1))
+
+
 def read(
     backbone: Backbone,
     images: Sequence[Image.Image] | Sequence[Callable[[], Image.Image]],
@@ -187,15 +229,18 @@ def read(
     form: Form = DIRECT,
     batch_size: int = 64,
     progress: bool = False,
+    tree: bool = True,
+    floor: float | None = None,
 ) -> list[Reading]:
     """Readings of any number of photographs, in their order; functions are called to open them.
 
-    Results do not depend on `batch_size` beyond float rounding.
+    Results do not depend on `batch_size` beyond float rounding. For `tree` and `floor` see
+    `read_batch`.
     """
     steps = -(-len(images) // batch_size)
     parts = _batches(images, batch_size)
     parts = tqdm(parts, "scoring", steps, disable=not progress, leave=False)
-    return [r for part in parts for r in read_batch(backbone, part, digits, form)]
+    return [r for part in parts for r in read_batch(backbone, part, digits, form, tree, floor)]
 
 
 def _batches(images: Sequence, size: int) -> Iterator[list[Image.Image]]:

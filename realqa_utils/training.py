@@ -1,135 +1,44 @@
 """Fine-tuning on scores or attributes with the Hugging Face `Trainer`.
 
-A `Recipe` says everything that decides the outcome. Photographs are decoded once, before the first
-step; a step works on token batches from `encoding`, computes logits at the answer only, and skips
-the vision tower altogether where it is frozen.
+A `Recipe` says everything that decides the outcome. A step works on the batches of `batches`,
+computes logits at the answer only, and skips the vision tower altogether where it is frozen.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import PeftModel
-from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.trainer_utils import get_last_checkpoint
 
-from realqa_utils import adapters, language, lessons, losses, optimisers
+from realqa_utils import (
+    adapters,
+    language,
+    losses,
+    optimisers,
+    regression_head,
+    tree_mean,
+)
 from realqa_utils.backbone import Backbone
+from realqa_utils.batches import Collator
 from realqa_utils.datasets.table import Table
-from realqa_utils.encoding import IGNORED, Grid, encode
-from realqa_utils.photos import open_photo
+from realqa_utils.encoding import IGNORED
 from realqa_utils.recipes import Recipe
 from realqa_utils.views import View
 
-FROZEN_WINDOWS = 12  # random ones; as good as a fresh one at every step, and faster
-
-
-class Photographs:
-    """The photographs of a table as a view fits them; decoded once, kept in memory."""
-
-    def __init__(self, table: Table, view: View):
-        self.paths = tuple(table.frame["path"])
-        self.view = view
-
-    @property
-    def windows(self) -> int:
-        """Windows of each photograph that a frozen tower looks at, once, before training."""
-        return FROZEN_WINDOWS if self.view.random else 1
-
-    @cached_property
-    def fitted(self) -> list[Image.Image]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the interpreter lock
-            return list(pool.map(lambda path: self.view.fit(open_photo(path)), self.paths))
-
-
-class Collator:
-    """Row numbers -> one batch: tokens, positions, labels, pixels, and what the lesson adds."""
-
-    def __init__(self, backbone: Backbone, table: Table, recipe: Recipe, view: View):
-        self.backbone, self.recipe = backbone, recipe
-        self.data, self.lesson = Photographs(table, view), lessons.of(recipe, table)
-        frozen = recipe.vision == "frozen"
-        self.tokens = frozen_tokens(backbone, self.data, recipe.seed) if frozen else None
-
-    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        # Stateless: a batch has the same windows whether or not the run was interrupted.
-        rng = np.random.default_rng([self.recipe.seed, *rows])
-        if self.tokens is None:
-            images = [self.data.view.training(self.data.fitted[r], rng) for r in rows]
-            pixels, grids = self.backbone.pixels(images)
-            seen = {"pixel_values": pixels}
-        else:
-            count = self.data.windows
-            picked = [row * count + rng.integers(count) for row in rows]
-            tokens, grids = ([part[i] for i in picked] for part in self.tokens)
-            seen = {"image_tokens": tokens}
-        questions, answers = self.lesson.conversations(rows)
-        batch = encode(self.backbone, questions, answers, grids)
-        return batch | seen | self.lesson.extras(self.backbone, rows, answers, grids)
-
-
-_TOKENS: dict = {}  # what frozen towers said; several trainings in one process share it
-
-
-def frozen_tokens(
-    backbone: Backbone, data: Photographs, seed: int = 0
-) -> tuple[list[torch.Tensor], list[Grid]]:
-    """What a frozen tower says of every window, (tokens, width) each, and their grids.
-
-    Window k of photograph i is number i x `data.windows` + k.
-    """
-    seen = backbone.image_processor.to_json_string()
-    drawn = seed if data.view.random else None
-    key = (_weights_hash(backbone.core.visual), seen, data.paths, data.view, drawn)
-    if key not in _TOKENS:
-        if len(_TOKENS) == 4:
-            _TOKENS.pop(next(iter(_TOKENS)))
-        _TOKENS[key] = _frozen_tokens(backbone, data, seed)
-    return _TOKENS[key]
-
-
-def forget_frozen_tokens() -> None:
-    """Empty what `frozen_tokens` keeps: a timing must pay for the tower every time."""
-    _TOKENS.clear()
-
-
-def _weights_hash(module: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for parameter in module.parameters():
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def _frozen_tokens(
-    backbone: Backbone, data: Photographs, seed: int, batch: int = 64
-) -> tuple[list[torch.Tensor], list[Grid]]:
-    rng = np.random.default_rng([seed, 2]) if data.view.random else None
-    views = [data.view.training(p, rng) for p in data.fitted for _ in range(data.windows)]
-    merged = backbone.image_processor.merge_size**2  # patches per token
-    tokens, grids = [], []
-    for start in range(0, len(views), batch):
-        pixels, some = backbone.pixels(views[start : start + batch])
-        out = backbone.core.visual(pixels, grid_thw=torch.tensor(some)).pooler_output
-        tokens += out.split([t * h * w // merged for t, h, w in some])
-        grids += some
-    return tokens, grids
+#: What a batch brings beside the model's own inputs.
+GIVEN = ("labels", "targets", "digit_places", "soft", "soft_places", "soft_ids", "point")
 
 
 class AnswerTrainer(Trainer):
@@ -151,39 +60,58 @@ class AnswerTrainer(Trainer):
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs)
-        labels, targets = inputs.pop("labels"), inputs.pop("targets", None)
-        places = inputs.pop("digit_places", None)  # of a score, else None
+        inputs, given = dict(inputs), {}
+        for key in GIVEN:
+            given[key] = inputs.pop(key, None)
         tokens = inputs.pop("image_tokens", None)
         if tokens is not None:
             seen = BaseModelOutputWithPooling(pooler_output=tuple(tokens))
             inputs["mm_encoder_outputs"] = {"image": seen}
+        if self.recipe.objective in ("regression", "tree_mean"):
+            loss, logits = self._number_loss(model, inputs, given), None
+        else:
+            loss, logits = self._answer_loss(model, inputs, given, num_items_in_batch)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _number_loss(self, model, inputs: dict, given: dict) -> torch.Tensor:
+        """Of an objective that looks at one number, wherever it comes from."""
+        share = 1 / self.recipe.accumulation  # the Trainer sums over the batches of a step
+        if self.recipe.objective == "regression":
+            last = torch.tensor([inputs["input_ids"].shape[1] - 1])
+            out = language.forward(model, inputs, last, use_cache=False).logits
+            return share * regression_head.loss(out, given["targets"])
+        point, digits = int(given["point"]), self.recipe.digits
+        return share * tree_mean.loss(
+            model, inputs, given["targets"], self.digit_ids, point, digits
+        )
+
+    def _answer_loss(self, model, inputs: dict, given: dict, total):
+        labels, places = given["labels"], given["digit_places"]  # None where there is no score
         keep = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()  # columns that predict
         logits = language.forward(model, inputs, keep, use_cache=False).logits
-        if places is not None:
-            places = torch.searchsorted(keep, places - 1) + 1  # as columns of these logits
-        labels = labels[:, keep + 1]
+        for key in ("digit_places", "soft_places"):  # as columns of these logits
+            if given[key] is not None:
+                given[key] = torch.searchsorted(keep, given[key] - 1) + 1
+        places, labels = given["digit_places"], labels[:, keep + 1]
         for callback in self.observers:
             shifted = F.pad(labels, (1, 0), value=IGNORED)  # column c is predicted by c - 1
             callback.observe(logits.detach(), shifted, places, training=model.training)
-        loss = self._loss(logits, labels, places, targets, num_items_in_batch)
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return self._loss(logits, labels, given, total), logits
 
-    def _loss(self, logits, labels, places, targets, total) -> torch.Tensor:
-        recipe, ids = self.recipe, self.digit_ids
+    def _loss(self, logits, labels, given: dict, total) -> torch.Tensor:
+        recipe, ids, places = self.recipe, self.digit_ids, given["digit_places"]
         here = (labels != IGNORED).sum()
         count = here if total is None else total  # of all batches of an accumulated step
-        if places is None:
-            return losses.answer_loss(logits, labels, count)
-        if recipe.opinion_spread:
-            labels = labels.clone()
-            labels[torch.arange(len(labels))[:, None], places - 1] = IGNORED
+        soft = self._soft(given)
+        if soft is not None:
+            labels, rows = labels.clone(), torch.arange(len(labels))[:, None]
+            labels[rows, soft[0] - 1] = IGNORED
         loss = losses.answer_loss(logits, labels, count)
-        if recipe.opinion_spread:
-            soft = losses.opinion_digits(targets.cpu(), recipe.opinion_spread, recipe.digits)
-            entropy = losses.soft_cross_entropy(logits, places, ids, soft.to(logits.device))
-            loss = loss + entropy / count
-        share = here / count  # of this batch in the step
+        if soft is not None:
+            loss = loss + losses.soft_cross_entropy(logits, *soft) / count
+        if places is None:
+            return loss
+        share, targets = here / count, given["targets"]  # share of this batch in the step
         if recipe.expectation_weight:
             ncm = losses.ncm_loss(logits, places, ids, targets)
             loss = loss + recipe.expectation_weight * share * ncm
@@ -191,6 +119,16 @@ class AnswerTrainer(Trainer):
             distance = losses.number_token_loss(logits, places, ids, targets)
             loss = loss + recipe.number_token_weight * share * distance
         return loss
+
+    def _soft(self, given: dict):
+        """Places (batch, k), ids and labels (batch, k, ids) in place of hard ones; or None."""
+        if given["soft"] is not None:
+            return given["soft_places"], given["soft_ids"].tolist(), given["soft"]
+        if given["digit_places"] is None or not self.recipe.opinion_spread:
+            return None
+        recipe, targets = self.recipe, given["targets"].cpu()
+        soft = losses.opinion_digits(targets, recipe.opinion_spread, recipe.digits)
+        return given["digit_places"], self.digit_ids, soft.to(given["targets"].device)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         if isinstance(self.model, PeftModel):
@@ -254,6 +192,8 @@ def train(
     give the same weights.
     """
     torch.manual_seed(recipe.seed)
+    if recipe.objective == "regression":
+        backbone = regression_head.attach(backbone, float(table.targets.mean()), recipe.seed)
     with warnings.catch_warnings():  # peft still asks under the old name
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         backbone = adapters.prepare(

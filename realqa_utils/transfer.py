@@ -131,8 +131,8 @@ def save(
     profile: Profile, data: Split, photos: Table, result: pd.DataFrame, watch: results.Stopwatch
 ) -> str:
     """Write the table with its record."""
-    facts = attribute_scores.facts(profile, data, watch)
-    facts |= {"seeds": granularity.seeds(profile), "n": len(photos)}
+    facts = attribute_scores.facts(profile, data, granularity.seeds(profile), watch)
+    facts |= {"n": len(photos)}
     facts["data_hashes"] = facts["data_hashes"] | {photos.name: photos.ids_hash}
     return results.save(NOTEBOOK, profile, result, **facts).parent.name
 

@@ -8,11 +8,10 @@ new. Vision towers that are adapted first (`adaptation`) are kept in the same wa
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,21 @@ from safetensors.torch import load_file, save_file
 from realqa_utils import (
     adaptation,
     adapters,
+    batches,
     conversations,
+    form_filling,
+    hashes,
     labelling,
+    level_words,
     parallel,
-    provenance,
+    regression_head,
     results,
     scoring,
     training,
 )
 from realqa_utils import backbone as backbones
 from realqa_utils.backbone import Backbone
+from realqa_utils.chains import CHAINS
 from realqa_utils.datasets.table import Split, Table
 from realqa_utils.photos import open_photo
 from realqa_utils.recipes import Recipe
@@ -40,9 +44,10 @@ from realqa_utils.views import View
 
 #: Modules whose code decides what a trial gives; an edit of another module keeps the cache.
 DECISIVE = (
-    "adapters", "answers", "backbone", "conversations", "encoding", "labelling", "language",
-    "lessons", "losses", "optimisers", "photos", "recipes", "scores", "scoring", "training",
-    "trials", "views", "vision",
+    "adapters", "answers", "backbone", "batches", "chains", "conversations", "decoder", "encoding",
+    "form_filling", "form_steps", "labelling", "language", "lean", "lessons", "level_words",
+    "losses", "optimisers", "photos", "products", "prompting", "recipes", "regression_head",
+    "scores", "scoring", "taxonomy", "training", "tree_mean", "trials", "views", "vision",
 )  # fmt: skip
 #: The same for an adapted vision tower.
 DECISIVE_FOR_TOWER = (
@@ -93,17 +98,22 @@ def run(trial: Trial, cache: Path) -> pd.DataFrame:
 
 def key(trial: Trial, more_code: tuple[str, ...] = ()) -> str:
     """Hash of recipe, view, model, data and the code that matters, with modules beyond its own."""
-    return _hash(
+    return hashes.of_facts(
         {
             "recipe": training.recipe_record(trial.recipe, trial.view),
-            "model": model_hash(trial.model),
+            "model": hashes.of_model(trial.model),
             "train": _data(trial.split.train),
             "test": _data(trial.split.test),
-            "code": _code_hash(DECISIVE + more_code),
+            "code": hashes.of_code(DECISIVE + more_code),
             "tower": tower_key(trial),
-            "asked": [trial.asked, _labels(trial.split.train) if trial.asked else ""],
+            "asked": [trial.asked, _labels(trial) if trial.recipe.form != "direct" else ""],
         }
     )
+
+
+def key_of_reading(trial: Trial, table: Table, form: str) -> str:
+    """The same for what a trial's model says of another table, asked in a form."""
+    return hashes.of_facts({"model": key(trial), "table": _data(table), "form": form})
 
 
 def tower_key(trial: Trial) -> str:
@@ -113,12 +123,8 @@ def tower_key(trial: Trial) -> str:
         return ""
     photographs = _photographs(trial.split.train)
     facts = {"steps": steps, "seed": trial.recipe.seed, "view": asdict(trial.view)}
-    facts |= {"tower": tower_hash(trial.model), "photographs": photographs}
-    return _hash(facts | {"code": _code_hash(DECISIVE_FOR_TOWER)})
-
-
-def _hash(facts: dict) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
+    facts |= {"tower": hashes.of_tower(trial.model), "photographs": photographs}
+    return hashes.of_facts(facts | {"code": hashes.of_code(DECISIVE_FOR_TOWER)})
 
 
 def _data(table: Table) -> list[str]:
@@ -126,47 +132,17 @@ def _data(table: Table) -> list[str]:
     return [table.ids_hash, str(table.scale), _photographs(table)]
 
 
-def _labels(table: Table) -> str:
-    """Hash of every label of stage 1 that the table has."""
+def _labels(trial: Trial) -> str:
+    """Hash of every label that the training table has."""
+    frame = trial.split.train.frame
     keys = {slot.key for form in conversations.ALL_SETS for slot in form.slots}
-    columns = table.frame[sorted(keys & set(table.frame))]
-    return hashlib.sha256(columns.to_csv(index=False).encode()).hexdigest()
+    return hashlib.sha256(frame[sorted(keys & set(frame))].to_csv(index=False).encode()).hexdigest()
 
 
 def _photographs(table: Table) -> str:
     """Names and sizes in bytes: hashing the bytes of a large set at every look costs minutes."""
     names = [f"{Path(p).name} {Path(p).stat().st_size}" for p in table.frame["path"]]
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-
-
-@lru_cache
-def _code_hash(modules: tuple[str, ...]) -> str:
-    folder = Path(__file__).parent
-    return "".join(provenance.file_hash(folder / f"{name}.py")[:8] for name in modules)
-
-
-@lru_cache
-def model_hash(source: str) -> str:
-    """SHA-256 of a backbone's weights; of its name where it is not a folder on this machine."""
-    parts = "".join(provenance.file_hash(file) for file in _weights(source)) or source
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
-
-
-@lru_cache
-def tower_hash(source: str) -> str:
-    """The same for the weights of its vision tower alone: a tower knows nothing of language."""
-    digest = hashlib.sha256() if (files := _weights(source)) else hashlib.sha256(source.encode())
-    for file in files:
-        tensors = load_file(file)
-        for name in sorted(name for name in tensors if "visual" in name):
-            digest.update(name.encode())
-            digest.update(tensors[name].contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def _weights(source: str) -> list[Path]:
-    folder = backbones.MINI_FOLDER if source == "mini" else Path(source)
-    return sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
 
 
 def starting_point(trial: Trial, cache: Path) -> Backbone:
@@ -199,7 +175,7 @@ def _adapted_tower(trial: Trial, cache: Path) -> Path:
     path = _tower_path(trial, cache)
     if not path.exists():
         backbone, view = _load(trial), trial.view
-        seen = training.Photographs(trial.split.train, view).fitted
+        seen = batches.Photographs(trial.split.train, view).fitted
         adaptation.adapt(backbone, seen, view, trial.recipe.tower_steps, trial.recipe.seed)
         weights = backbone.core.visual.state_dict()
         results.write_atomically(path, lambda temporary: save_file(weights, temporary))
@@ -243,13 +219,13 @@ def read_attributes(backbone: Backbone, trial: Trial) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def read_table(backbone: Backbone, trial: Trial) -> pd.DataFrame:
-    """Readings of the test photographs, averaged over the windows of each."""
+def read_table(backbone: Backbone, trial: Trial, form: str = "direct") -> pd.DataFrame:
+    """Readings of the test photographs, averaged over the windows of each, asked in one form."""
     view, test = trial.view, trial.split.test
     windows = [view.windows(open_photo(path)) for path in test.frame["path"]]
     counts = [len(part) for part in windows]
     flat = [window for part in windows for window in part]
-    frame = scoring.as_frame(scoring.read(backbone, flat, trial.recipe.digits))
+    frame = _read(backbone, flat, trial, form)
     owner = np.repeat(np.arange(len(test)), counts)
     means = frame[["greedy", "expected", "sd"]].groupby(owner).mean()  # NaN: no window parsed
     parsed = frame["parsed"].groupby(owner).sum()
@@ -262,3 +238,17 @@ def read_table(backbone: Backbone, trial: Trial) -> pd.DataFrame:
             "parsed": parsed,
         }
     )
+
+
+def _read(backbone: Backbone, images: list, trial: Trial, form: str) -> pd.DataFrame:
+    """One row per image in the way of the recipe's objective: greedy, expected, sd, parsed."""
+    objective, digits = trial.recipe.objective, trial.recipe.digits
+    if objective == "level_words":
+        return level_words.read(backbone, images, level_words.Levels.of(trial.split.train))
+    if objective == "regression":
+        return regression_head.read(backbone, images)
+    if form in CHAINS:
+        filled = form_filling.fill(backbone, images, CHAINS[form], digits=digits)
+        frame = scoring.as_frame([one.reading for one in filled])
+        return frame.assign(parsed=[one.reading.parsed and one.follows for one in filled])
+    return scoring.as_frame(scoring.read(backbone, images, digits))

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from realqa_utils import benchmark, training, vision
+from realqa_utils import batches, benchmark, training, vision
 from realqa_utils.datasets import mini
 from realqa_utils.recipes import Recipe
 from realqa_utils.views import View
@@ -27,7 +27,7 @@ def test_both_ways_have_the_same_loss(tiny_backbone, tmp_path):
         recipe=recipe,
         digit_ids=tiny_backbone.digit_ids,
     )
-    batch = training.Collator(tiny_backbone, table, recipe, View())([0, 3, 5])
+    batch = batches.Collator(tiny_backbone, table, recipe, View())([0, 3, 5])
     with torch.no_grad():
         ours = trainer.compute_loss(tiny_backbone.model, batch)
     assert float(ours) == pytest.approx(float(plain), abs=1e-5)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 
 import pytest
 
-from realqa_utils import cli, notebooks
+from realqa_utils import cli, notebooks, report
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """What the commands were called with, instead of calling them."""
     seen = []
-    monkeypatch.setattr(notebooks, "reproduce", lambda *given: seen.append(given) or 1)
+    monkeypatch.delenv("REALQA_SEEDS", raising=False)
+    monkeypatch.setenv("REALQA_SEEDS", "")  # so that what a command sets is taken back
+
+    def reproduce(*given, cluster):
+        seen.append((*given, cluster, os.environ["REALQA_SEEDS"]))
+        return 1
+
+    monkeypatch.setattr(notebooks, "reproduce", reproduce)
     monkeypatch.setattr(notebooks, "refresh", lambda *given: seen.append(given) or 0)
     pretraining = types.ModuleType("realqa_utils.pretraining")
     pretraining.main = lambda given: seen.append(given)
+    monkeypatch.setattr(report, "build", lambda profile: seen.append(f"report of {profile}"))
     monkeypatch.setitem(sys.modules, "realqa_utils.pretraining", pretraining)
     monkeypatch.setattr("realqa_utils.pretraining", pretraining, raising=False)
     return seen
@@ -26,10 +35,12 @@ def calls(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "call"),
     [
-        ("reproduce", 1, ("mini", None, {})),
-        ("reproduce --profile photos --only 05,06", 1, ("photos", ["05", "06"], {})),
+        ("reproduce", 1, ("mini", None, {}, "", "")),
+        ("reproduce --profile photos --only 05,06", 1, ("photos", ["05", "06"], {}, "", "")),
         ("reproduce --set seed=3 rate=1e-3 --set name=a=b", 1,
-         ("mini", None, {"seed": 3, "rate": 0.001, "name": "a=b"})),
+         ("mini", None, {"seed": 3, "rate": 0.001, "name": "a=b"}, "", "")),
+        ("reproduce --seeds 0,7 --cluster slurm", 1, ("mini", None, {}, "slurm", "0,7")),
+        ("report --profile photos", 0, "report of photos"),
         ("notebooks refresh --only 5", 0, (["5"],)),
         ("pretrain --steps 3 --help", 0, ["--steps", "3", "--help"]),
     ],
@@ -65,6 +76,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
         ("", "required: COMMAND"),
         ("reproduse", "invalid choice"),
         ("reproduce --set seed", "'seed' is not KEY=VALUE"),
+        ("reproduce --seeds 1,x", "different whole numbers from 0, like 0,1,2, not '1,x'"),
         ("notebooks burn", "invalid choice"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realqa_utils import notebooks, parameters
+from realqa_utils import committed, notebooks, parameters
 
 PATHS = notebooks.find()
 IDS = [path.stem for path in PATHS]
@@ -12,7 +12,7 @@ IDS = [path.stem for path in PATHS]
 
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
 def test_committed_as_executed(path):
-    assert notebooks.why_stale(path) == ""
+    assert committed.why_stale(path) == ""
 
 
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
@@ -25,4 +25,4 @@ def test_parameters_have_the_same_names_everywhere(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
 def test_goes_through_on_smoke(path, root, tmp_path):
-    notebooks.run(path, tmp_path / path.name, {"profile": "smoke"}, progress=False)
+    notebooks.run(path, tmp_path / path.name, {"profile": "smoke"})

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from realqa_utils import digit_count, plots, results, scores, trials
+from realqa_utils import digit_count, hashes, plots, results, scores
 from realqa_utils.profiles import get_profile
 
 SMOKE = get_profile("smoke", train_images=12, test_images=10, seeds=(0, 1))
@@ -96,7 +96,7 @@ def test_unparsed_answers_are_counted(readings):
 
 
 def test_saving_writes_tables_figure_record_and_claim(root, sets, readings, monkeypatch):
-    monkeypatch.setattr(trials, "model_hash", lambda source: "0" * 16)
+    monkeypatch.setattr(hashes, "of_model", lambda source: "0" * 16)
     table = digit_count.table(SMOKE, sets, readings, seed=0)
     judged = digit_count.verdicts(SMOKE, readings, seed=0)
     kept = digit_count.kept_digits(SMOKE, readings)

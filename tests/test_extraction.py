@@ -15,6 +15,7 @@ from realqa_utils import (
     endpoints,
     extraction,
     granularity,
+    hashes,
     labelling,
     paper,
     plots,
@@ -72,7 +73,7 @@ def untrained(data):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials, "run_all", run_all)
-        patch.setattr(trials, "model_hash", lambda source: "0" * 16)
+        patch.setattr(hashes, "of_model", lambda source: "0" * 16)
         patch.setattr(extraction.backbones, "load", lambda source: source)
         patch.setattr(labelling, "ask", ask)
         yield

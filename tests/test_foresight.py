@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from realqa_utils import foresight, monitoring, results, trials
+from realqa_utils import foresight, hashes, monitoring, results
 from realqa_utils.foresight import PREDICTORS
 from realqa_utils.monitoring import CONDITIONS, PLAIN, RANDOM
 from realqa_utils.profiles import get_profile
@@ -124,7 +124,7 @@ def test_foresight_is_a_rank_correlation(points, data):
 
 
 def test_everything_is_saved_and_said(points, data, monkeypatch):
-    monkeypatch.setattr(trials, "model_hash", lambda source: "0" * 16)
+    monkeypatch.setattr(hashes, "of_model", lambda source: "0" * 16)
     table = foresight.table(SMOKE, data, points)
     assert set(table["step"]) == {0, 40} and set(table["model"]) == set(CONDITIONS)
     judged = foresight.verdicts(SMOKE, data, points)

@@ -298,17 +298,18 @@ def saying(backbone: Backbone, following: dict[str, str]):
         table[ids(token)] = ids(after)
     read = []
 
-    def note(module, inputs, given):
-        read[:] = [given["input_ids"]]
+    def note(module, inputs):
+        read[:] = [inputs[0].flatten()]
 
     def say(module, inputs, logits):
-        after = table[read[0][:, -logits.shape[1] :]]
-        return torch.zeros_like(logits).scatter(2, after[..., None], 9.0)
+        count = logits[..., 0].numel()  # of one photograph
+        after = table[read[0][-count:]].view(*logits.shape[:-1], 1)
+        return torch.zeros_like(logits).scatter(-1, after, 9.0)
 
-    core = backbone.model.register_forward_pre_hook(note, with_kwargs=True)
+    words = backbone.model.get_input_embeddings().register_forward_pre_hook(note)
     head = backbone.model.lm_head.register_forward_hook(say)
     yield
-    core.remove()
+    words.remove()
     head.remove()
 
 
@@ -401,9 +402,9 @@ def test_photographs_are_opened_one_batch_at_a_time(untaught, learnt):
 
 @contextmanager
 def counted(backbone: Backbone):
-    """How often the model is called."""
+    """How often the model says what comes next."""
     calls = []
-    hook = backbone.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    hook = backbone.model.lm_head.register_forward_pre_hook(lambda *_: calls.append(1))
     yield calls
     hook.remove()
 

@@ -10,7 +10,16 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from realqa_utils import attribute_scores, granularity, labelling, paper, plots, results, trials
+from realqa_utils import (
+    attribute_scores,
+    granularity,
+    hashes,
+    labelling,
+    paper,
+    plots,
+    results,
+    trials,
+)
 from realqa_utils import taxonomy as tx
 from realqa_utils.granularity import ASKED, TITLES
 from realqa_utils.profiles import get_profile
@@ -53,7 +62,7 @@ def calls(data):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials, "run_all", run_all)
-        patch.setattr(trials, "model_hash", lambda source: "0" * 16)
+        patch.setattr(hashes, "of_model", lambda source: "0" * 16)
         yield noted
 
 

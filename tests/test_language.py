@@ -90,8 +90,8 @@ def test_the_opening_is_run_once_for_all_rows(tiny_backbone):
 
 def test_left_padding_shares_nothing(tiny_backbone):
     inputs = batch(tiny_backbone, MIXED, end=False)
-    assert language._shared_columns(inputs) == 0
-    assert language._shared_columns(batch(tiny_backbone, MIXED)) > 10
+    assert language.shared_columns(inputs) == 0
+    assert language.shared_columns(batch(tiny_backbone, MIXED)) > 10
 
 
 def test_the_layer_is_the_librarys_again_even_after_an_error(tiny_backbone):
@@ -126,7 +126,7 @@ def test_a_wrapped_model_takes_the_fast_call_too(tiny_backbone):
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     wrapped.eval()
-    assert language._known(wrapped.get_base_model())
+    assert language.known(wrapped.get_base_model())
     with torch.no_grad():
         plain = wrapped(**inputs, logits_to_keep=columns).logits
         ours = language.forward(wrapped, inputs, columns).logits
@@ -137,13 +137,13 @@ def test_a_wrapped_model_takes_the_fast_call_too(tiny_backbone):
 def test_other_models_take_the_plain_call(tiny_backbone):
     model = copy.deepcopy(tiny_backbone.model)
     model.set_attn_implementation("eager")
-    assert not language._known(model)
+    assert not language.known(model)
     inputs = batch(tiny_backbone, EQUAL)
     columns = columns_of(inputs.pop("labels"))
     with torch.no_grad():
         plain = model(**inputs, logits_to_keep=columns).logits
         torch.testing.assert_close(language.forward(model, inputs, columns).logits, plain)
     model.set_attn_implementation("sdpa")
-    assert language._known(model)
+    assert language.known(model)
     model.gradient_checkpointing_enable()
-    assert not language._known(model)
+    assert not language.known(model)

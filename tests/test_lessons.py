@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from realqa_utils import backbone, labelling, lessons, taxonomy
-from realqa_utils.conversations import ALL_SETS, ATTRIBUTE_FORMS, MIX, STAGE_1
+from realqa_utils.chains import CHAINS, STAGE_2
+from realqa_utils.conversations import ALL_SETS, ATTRIBUTE_FORMS, DIRECT, MIX, STAGE_1
 from realqa_utils.datasets import mini
 from realqa_utils.encoding import IGNORED
 from realqa_utils.lessons import AttributeLesson, ScoreLesson
 from realqa_utils.recipes import Recipe
-from realqa_utils.training import Collator
+from realqa_utils.scores import format_score
+from realqa_utils.training import Collator, train
 from realqa_utils.views import View
 
 RECIPE = Recipe(steps=1, form="all", language="full", vision="full")
@@ -86,6 +89,123 @@ def test_a_score_is_asked_in_one_form(table):
     assert [
         abs(float(a.split()[-1][:3]) - t) <= 0.05 for a, t in zip(answers, targets, strict=True)
     ]
+
+
+# --- chains of thought -------------------------------------------------------------------------
+
+BY_STEPS = {form.question: form for form in (DIRECT, *CHAINS.values())}
+
+
+@pytest.mark.parametrize("name", list(STAGE_2))
+def test_a_recipe_names_the_forms_of_a_score(table, name):
+    lesson = lessons.of(replace(RECIPE, form=name, seed=8, digits=2), table)
+    assert isinstance(lesson, ScoreLesson) and (lesson.seed, lesson.digits) == (8, 2)
+    assert lesson.forms == STAGE_2[name]
+    asked = {q for start in range(12) for q in lesson.conversations(range(start, 12))[0]}
+    assert asked == {form.question for form in STAGE_2[name]}
+
+
+def test_chains_tell_the_labels_and_the_score_of_their_own_row(table):
+    lesson = ScoreLesson(table, STAGE_2["direct_and_cot"], 3, seed=1)
+    for start in range(6):
+        rows = list(range(start, 12, 2))
+        for row, question, answer in zip(rows, *lesson.conversations(rows), strict=True):
+            form, labels = BY_STEPS[question], table.frame.iloc[row]
+            score = format_score(table.targets[row], 3)
+            assert answer[slice(*form.score_span(answer))] == score
+            if form is not DIRECT:
+                parsed, said = form.parse(answer)
+                assert parsed.missing == {} and said.text == score
+                assert parsed.values == {a.name: labels[a.name] for a in taxonomy.ATTRIBUTES}
+                assert parsed.reasons["composition"] == labels["composition_reason"]
+
+
+def test_forms_of_a_score_follow_from_the_seed_and_come_up_evenly(table):
+    """Five standard deviations of a binomial count on either side."""
+    lesson, again, other = (
+        ScoreLesson(table, STAGE_2["direct_and_cot"], 3, seed) for seed in (0, 0, 1)
+    )
+    rng = np.random.default_rng(0)
+    batches = [rng.permutation(12)[:8] for _ in range(300)]
+    questions = [lesson.conversations(rows)[0] for rows in batches]
+    counts = Counter(question for batch in questions for question in batch)
+    assert set(counts) == set(BY_STEPS)
+    mean = 300 * 8 / 3
+    assert all(abs(count - mean) < 5 * np.sqrt(mean * 2 / 3) for count in counts.values())
+    assert [again.conversations(rows)[0] for rows in batches] == questions
+    assert [other.conversations(rows)[0] for rows in batches] != questions
+
+
+@pytest.mark.parametrize("name", ["cot_natural", "cot_regular", "direct_and_cot"])
+@pytest.mark.parametrize("lost", [None, np.nan])
+def test_without_all_labels_a_photograph_is_asked_directly(table, name, lost):
+    frame = table.frame.astype({"exposure": object, "composition_reason": object})
+    frame.loc[[2, 7], "exposure"] = lost
+    frame.loc[7, "composition_reason"] = lost
+    frame.loc[9, "composition_reason"] = lost
+    lesson = lessons.of(replace(RECIPE, form=name), replace(table, frame=frame))
+    asked = [set() for _ in range(12)]
+    for start in range(20):
+        rows = [(start + row) % 12 for row in range(12)]
+        for row, question in zip(rows, lesson.conversations(rows)[0], strict=True):
+            asked[row].add(question)
+    whole = {form.question for form in STAGE_2[name]}
+    assert all(
+        asked[row] == ({DIRECT.question} if row in (2, 7, 9) else whole) for row in range(12)
+    )
+
+
+@pytest.mark.parametrize("name", ["cot_natural", "cot_regular", "direct_and_cot"])
+def test_chains_need_labels(table, name):
+    recipe = replace(RECIPE, form=name)
+    with pytest.raises(ValueError, match=r"mini-koniq .*chain of thought: .*'exposure'.* missing"):
+        lessons.of(recipe, without(table, "exposure"))
+    blank = replace(table, frame=table.frame.assign(saturation=np.nan))
+    with pytest.raises(ValueError, match="mini-koniq: no photograph has all labels"):
+        lessons.of(recipe, blank)
+    wrong = replace(table, frame=table.frame.assign(saturation=3))
+    with pytest.raises(ValueError, match="mini-koniq/0/000000': saturation: 3 is none of 0 to 2"):
+        lessons.of(recipe, wrong)
+    lessons.of(replace(recipe, form="direct"), blank)
+
+
+@pytest.mark.parametrize("digits", [1, 3, 4])
+@pytest.mark.parametrize("name", list(STAGE_2))
+def test_digit_places_are_where_the_digits_are(tiny_backbone, table, name, digits):
+    collator = Collator(tiny_backbone, table, replace(RECIPE, form=name, digits=digits), View())
+    rows, decode = [4, 9, 1, 0, 7, 11], tiny_backbone.tokenizer.decode
+    batch = collator(rows)
+    assert batch["targets"].tolist() == table.targets[rows].tolist()
+    questions, answers = collator.lesson.conversations(rows)
+    for i, (row, question, answer) in enumerate(zip(rows, questions, answers, strict=True)):
+        form, places = BY_STEPS[question], batch["digit_places"][i]
+        number = format_score(table.targets[row], digits)
+        assert [decode([t]) for t in batch["input_ids"][i, places]] == list(number.replace(".", ""))
+        assert (batch["labels"][i, places] == batch["input_ids"][i, places]).all()
+        before, after = batch["input_ids"][i, : places[0]], batch["input_ids"][i, places[-1] + 1 :]
+        assert decode(before).endswith(answer[: form.score_span(answer)[0]])
+        assert decode(after).startswith(f"{form.after}<|im_end|>")
+    if name == "direct_and_cot":
+        assert len(set(questions)) == 3
+        assert len(set(batch["digit_places"][:, 0].tolist())) > 2
+
+
+@pytest.mark.parametrize("name", list(STAGE_2))
+def test_two_steps_in_every_form(tiny_tokenizer, table, tmp_path, name):
+    """With each term of the loss that looks at digits, wherever they are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = backbone.new_mini(tiny_tokenizer)
+        before = {key: value.clone() for key, value in fresh.model.state_dict().items()}
+        recipe = Recipe(
+            2, form=name, batch_size=6, learning_rate=1e-3, language="full", vision="frozen",
+            opinion_spread=0.5, expectation_weight=0.1, number_token_weight=0.1,
+        )  # fmt: skip
+        trained = train(fresh, table, recipe, View(), tmp_path)
+    moved = [
+        key for key, value in trained.model.state_dict().items() if (value != before[key]).any()
+    ]
+    assert moved and all(value.isfinite().all() for value in trained.model.state_dict().values())
 
 
 # --- tables that lack labels -------------------------------------------------------------------

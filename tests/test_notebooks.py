@@ -1,73 +1,77 @@
-"""Running notebooks. Two tests start kernels; the others look at files."""
+"""Finding and running notebooks. Tests marked `slow` start kernels."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
-import tempfile
-from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from filelock import FileLock
+from small_notebooks import PARAMETERS, write
 
-from realqa_utils import notebooks
-from realqa_utils.notebooks import NotebookError
+from realqa_utils import committed, engine, graph, notebooks
+from realqa_utils.parameters import NotebookError
 
-PARAMETERS = 'profile = "mini"\nseed = 0'
 OK = ["import os, sys\nprint(profile, seed, sys.executable)\nprint(os.getcwd())", "", "seed + 41"]
-
-
-def _write(folder: Path, name: str, *sources: str, parameters: str = PARAMETERS) -> Path:
-    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    cells = [new_markdown_cell("# Title"), first, *map(new_code_cell, sources)]
-    folder.mkdir(exist_ok=True)
-    nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
-    return folder / f"{name}.ipynb"
 
 
 def _text(cell) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
+def _rows(printed: str) -> list[list[str]]:
+    """Stem, seconds and status of the summary's lines, without its head."""
+    lines = printed.split("notebook  ")[-1].split("\n\n")[0].splitlines()[1:]
+    return [line.split(maxsplit=2) for line in lines]
+
+
 # --- with kernels --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_ok_after_failing_cell_and_its_partial_copy(root, capsys):
+def test_a_failing_notebook_stops_only_its_reader_and_is_run_again(root, capfd):
     folder = root / "notebooks"
-    _write(folder, "01_failing_cell", "1 + 1", "raise KeyError('mos')", "print('never')")
-    ok = _write(folder, "02_ok", *OK)
+    write(folder, "01_failing_cell", "1 + 1", "raise KeyError('mos')", "print('never')")
+    ok = write(folder, "02_ok", *OK)
+    write(folder, "11_reader", "print('read')")
     before = ok.read_bytes()
 
     assert notebooks.reproduce("smoke", parameters={"seed": 3}, folder=folder) == 1
 
-    table = capsys.readouterr().out.splitlines()
-    partial = root / "runs/smoke/notebooks/01_failing_cell.ipynb"
-    assert table[0].split() == ["notebook", "seconds", "status"]
-    assert "failed: 01_failing_cell.ipynb: cell [4] KeyError: 'mos'" in table[1]
-    assert f"(partial notebook: {partial})" in table[1]
-    assert table[2].startswith("02_ok") and table[2].endswith("ok")
-
+    printed, err = capfd.readouterr()
+    assert err == ""  # nothing of the engine's
+    assert [[row[0], row[2]] for row in _rows(printed)] == [
+        ["01_failing_cell", "failed"],
+        ["02_ok", "ok"],
+        ["11_reader", "not run: it reads 01_failing_cell"],
+    ]
+    partial = root / "runs/smoke/partial/01_failing_cell.ipynb"
+    assert printed.endswith(
+        f"01_failing_cell.ipynb: cell [4] KeyError: 'mos' (partial notebook: {partial})\n"
+    )
     cells = [c for c in nbformat.read(partial, 4).cells if c.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == [1, 2, 3, 4, None]
+    assert [path.name for path in (root / "runs/smoke/notebooks").iterdir()] == ["02_ok.ipynb"]
     executed = nbformat.read(root / "runs/smoke/notebooks/02_ok.ipynb", 4)
     assert executed.cells[2].metadata.tags == ["injected-parameters"]
     assert _text(executed.cells[3]) == f"smoke 3 {sys.executable}\n{folder}\n"
     assert ok.read_bytes() == before  # a run never touches the original
 
+    write(folder, "01_failing_cell", "1 + 1", "'no longer'")
+    assert notebooks.reproduce("smoke", parameters={"seed": 3}, folder=folder) == 0
+    assert [row[2] for row in _rows(capfd.readouterr().out)] == ["ok", "kept", "ok"]
+
 
 @pytest.mark.slow
-def test_refresh_writes_back_what_is_fresh_and_portable(root, capsys):
+def test_refresh_writes_back_what_is_fresh_and_portable(root):
     folder = root / "notebooks"
-    path = _write(folder, "02_ok", *OK)
-    assert notebooks.why_stale(path) == "was never executed by `make notebooks`"
+    path = write(folder, "02_ok", *OK)
+    assert committed.why_stale(path) == "was never executed by `make notebooks`"
 
     assert notebooks.refresh(folder=folder) == 0
 
-    assert notebooks.why_stale(path) == ""
+    assert committed.why_stale(path) == ""
     text = path.read_text()
     for private in (str(root), sys.prefix, "papermill", "start_time", "iopub", '"version"'):
         assert private not in text, private
@@ -79,8 +83,22 @@ def test_refresh_writes_back_what_is_fresh_and_portable(root, capsys):
     assert "./notebooks" in _text(notebook.cells[2])
     assert notebook.cells[4].outputs[0].data["text/plain"] == "41"
 
+    write(folder, "02_ok", *OK)  # its outputs are lost, but it was run
+    assert notebooks.refresh(folder=folder) == 0
+    assert path.read_text() == text
+
 
 # --- without -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans that would be run, instead of running them."""
+    seen = []
+    monkeypatch.setattr(
+        notebooks, "_follow", lambda path, cluster: seen.append(json.loads(path.read_text())) or []
+    )
+    return seen
 
 
 def test_find_picks_by_number_or_name_in_order(tmp_path):
@@ -98,32 +116,56 @@ def test_find_picks_by_number_or_name_in_order(tmp_path):
         stems(["05_digit"])
 
 
-def test_nothing_runs_when_one_notebook_does_not_know_a_parameter(root, monkeypatch):
-    _write(root, "01_ok", "1 + 1")
-    _write(root, "02_unknown_parameter", "1 + 1", parameters="profile = 'mini'")
-    monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("a notebook ran"))
+def test_nothing_runs_when_one_notebook_is_asked_wrongly(root, plans):
+    write(root, "01_ok", "1 + 1")
+    write(root, "02_unknown_parameter", "1 + 1", parameters="profile = 'mini'")
     with pytest.raises(NotebookError, match="02_unknown_parameter.ipynb: unknown parameter 'seed'"):
         notebooks.reproduce("smoke", parameters={"seed": 1}, folder=root)
+    with pytest.raises(NotebookError, match="01_ok.ipynb: .* 'sead': did you mean 'seed'"):
+        notebooks.reproduce("smoke", ["01"], {"sead": 1}, root)
+    with pytest.raises(NotebookError, match="01_ok.ipynb: seed is of type int, not str: 'one'"):
+        notebooks.reproduce("smoke", ["01"], {"seed": "one"}, root)
     with pytest.raises(ValueError, match="unknown profile 'smok': did you mean 'smoke'"):
         notebooks.reproduce("smok", folder=root)
     with pytest.raises(NotebookError, match="no notebooks"):
         notebooks.reproduce("smoke", folder=root / "empty")
+    (root / "02_unknown_parameter.ipynb").write_text('{"nbformat": 4, "cells": []}')
+    with pytest.raises(NotebookError, match="0 cells are tagged 'parameters', not one"):
+        notebooks.reproduce("smoke", folder=root)
+    assert plans == []
 
 
-def test_summary_has_one_line_per_notebook():
-    outcomes = [
-        notebooks.Outcome(Path("05_digits.ipynb"), Path("out"), 61.26),
-        notebooks.Outcome(Path("06_ncm.ipynb"), Path("out"), 2.0, "E: two\n  lines"),
-    ]
-    lines = notebooks.summary(outcomes).splitlines()
-    assert [line.split(maxsplit=2) for line in lines[1:]] == [
-        ["05_digits", "61.3", "ok"],
-        ["06_ncm", "2.0", "failed: E: two lines"],
-    ]
+def test_an_unknown_cluster_is_told_before_anything_runs(root):
+    write(root, "01_ok")
+    with pytest.raises(FileNotFoundError, match="cluster 'slurn': neither slurn nor .*/slurn is a"):
+        notebooks.reproduce("smoke", folder=root, cluster="slurn")
 
 
-def test_photos_need_their_folder(root, monkeypatch):
-    _write(root, "01_ok")
+def test_one_run_at_a_time_of_a_profile(root, plans):
+    write(root, "01_ok")
+    with (
+        FileLock(graph.folder("smoke") / "run.lock"),
+        pytest.raises(NotebookError, match="profile smoke is being reproduced already"),
+    ):
+        notebooks.reproduce("smoke", folder=root)
+    assert plans == []
+    assert notebooks.reproduce("smoke", folder=root) == 0
+    assert len(plans) == 1
+
+
+def test_seeds_of_the_environment_reach_the_jobs(root, plans, monkeypatch):
+    write(root, "01_ok")
+    notebooks.reproduce("smoke", folder=root)
+    monkeypatch.setenv("REALQA_SEEDS", "3,4")
+    notebooks.reproduce("smoke", folder=root)
+    assert "REALQA_SEEDS" not in plans[0]["environment"]
+    assert plans[1]["environment"]["REALQA_SEEDS"] == "3,4"
+    stamps = {plan["notebooks"]["01_ok"]["stamp"] for plan in plans}
+    assert len(stamps) == 2  # other seeds: out of date
+
+
+def test_photos_need_their_folder(root, plans, monkeypatch):
+    write(root, "01_ok")
     monkeypatch.chdir(root)
     monkeypatch.delenv("REALQA_DATA", raising=False)
     with pytest.raises(NotebookError, match="set REALQA_DATA to their folder \\(it is not set\\)"):
@@ -132,86 +174,34 @@ def test_photos_need_their_folder(root, monkeypatch):
     with pytest.raises(NotebookError, match="nowhere is no folder"):
         notebooks.reproduce("photos", folder=root)
 
-    seen = []  # the notebooks run in another folder: they need an absolute path
-    monkeypatch.setattr(notebooks, "run", lambda *_: seen.append(os.environ["REALQA_DATA"]))
     monkeypatch.setenv("REALQA_DATA", "photos")
     (root / "photos").mkdir()
     assert notebooks.reproduce("photos", folder=root) == 0
-    assert seen == [str(root / "photos")]
+    (root / "photos" / "new.jpg").write_bytes(b"1")
+    assert notebooks.reproduce("photos", folder=root) == 0
+    # the notebooks run in another folder: they need an absolute path
+    assert {plan["environment"]["REALQA_DATA"] for plan in plans} == {str(root / "photos")}
+    assert len({plan["notebooks"]["01_ok"]["stamp"] for plan in plans}) == 2  # other photographs
 
 
-def test_refresh_wants_mini_as_default(root):
-    _write(root, "01_smoke", parameters="profile = 'smoke'")
+def test_refresh_wants_mini_as_it_is(root, plans, monkeypatch):
+    write(root, "01_smoke", parameters="profile = 'smoke'")
     with pytest.raises(NotebookError, match="01_smoke.ipynb: .* must say profile = 'mini'"):
         notebooks.refresh(folder=root)
+    write(root, "01_smoke")
+    monkeypatch.setenv("REALQA_SEEDS", "5")
+    with pytest.raises(NotebookError, match="REALQA_SEEDS is set"):
+        notebooks.refresh(folder=root)
+    assert plans == []
 
 
-@pytest.fixture
-def fresh(tmp_path) -> Path:
-    """A notebook as `refresh` leaves it, without a kernel."""
-    path = _write(tmp_path, "01_ok", "1 + 1", "")
-    notebook = nbformat.read(path, 4)
-    notebook.cells[1].execution_count, notebook.cells[2].execution_count = 1, 2
-    nbformat.write(notebooks.portable(notebook), path)
-    return path
-
-
-def _change(path: Path, change) -> str:
-    notebook = nbformat.read(path, 4)
-    change(notebook)
-    nbformat.write(notebook, path)
-    return notebooks.why_stale(path)
-
-
-def test_a_fresh_notebook_stays_fresh_when_only_its_text_changes(fresh):
-    assert notebooks.why_stale(fresh) == ""
-    assert _change(fresh, lambda nb: nb.cells[0].update(source="# Another title")) == ""
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda nb: nb.cells[2].update(source="1 + 2"), "its code has changed"),
-        (lambda nb: nb.cells.append(new_code_cell("x")), "its code has changed"),
-        (lambda nb: nb.cells.pop(), "its code has changed"),
-        (lambda nb: nb.cells[2].update(execution_count=7), "counts are \\[1, 7\\], not 1..2"),
-        (lambda nb: nb.cells[2].update(execution_count=None), "counts are \\[1, None\\]"),
-        (lambda nb: nb.metadata.pop("realqa"), "never executed"),
-        (
-            lambda nb: nb.cells[2].outputs.append(
-                new_output("error", ename="E", evalue="", traceback=[])
-            ),
-            "ends in an error",
-        ),
-    ],
-)
-def test_stale(fresh, change, reason):
-    assert re.search(reason, _change(fresh, change))
-
-
-def test_portable_outputs_hold_no_paths_of_the_machine(root):
-    warning = f"{tempfile.gettempdir()}/ipykernel_123/456.py:3: UserWarning: slow\n"
-    outputs = [
-        new_output("stream", text=f"{root}/figures/mini {root}-other {sys.prefix}/lib\n{warning}"),
-        new_output(
-            "display_data", data={"text/html": f"<b>{Path.home()}/x</b>", "image/png": "aa"}
-        ),
-    ]
-    cell = new_code_cell("1", outputs=outputs, metadata={"execution": {"iopub.execute": "now"}})
-    notebook = new_notebook(cells=[cell], metadata={"papermill": {"input_path": str(root)}})
-    text = json.dumps(notebooks.portable(notebook))
-    assert f"./figures/mini {root}-other <environment>/lib\\n<cell>:3: UserWarning: slow" in text
-    assert "<b>~/x</b>" in text
-    assert 'execution"' not in text and "papermill" not in text
-
-
-def test_pictures_are_kept_as_they_are_and_long_text_takes_no_time(root):
-    """An embedded picture is one word of a million letters; searching it for paths would hang."""
-    picture = str(notebooks.results.home()) + "A" * 1_000_000
-    cell = nbformat.v4.new_code_cell("1")
-    cell.outputs = [
-        nbformat.v4.new_output("display_data", {"image/png": picture, "text/plain": picture})
-    ]
-    out = notebooks.portable(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs[0].data
-    assert out["image/png"] == picture
-    assert out["text/plain"].endswith("A" * 1_000_000)
+def test_what_the_engine_says_is_shown_when_it_cannot_run(root, monkeypatch, capsys):
+    write(root, "01_ok")
+    snakefile = root / "home" / "notebooks" / "Snakefile"
+    snakefile.parent.mkdir(parents=True)
+    snakefile.write_text("raise ValueError('a broken graph')\n")
+    monkeypatch.setattr(engine.provenance, "home", lambda: root / "home")
+    assert notebooks.reproduce("smoke", folder=root) == 1
+    printed = capsys.readouterr().out
+    assert "Snakemake could not run the graph." in printed and "a broken graph" in printed
+    assert _rows(printed) == [["01_ok", "-", "not run"]]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realqa_utils import granularity, taxonomy
-from realqa_utils.paper import CLAIMS, VERDICTS, printed, verdict
+from realqa_utils.paper import CLAIMS, READABLE, VERDICTS, printed, published, stated, verdict
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -96,6 +96,32 @@ def test_rows_of_table_2_are_those_that_are_trained():
 
 
 def test_every_cell_says_where_it_comes_from():
-    for table in (1, 2, 3):
+    for table in READABLE:
         assert printed(table)[["row", "source", "grade"]].notna().all(axis=None)
         assert len(printed(table)) > 0
+
+
+@pytest.mark.parametrize("table", [0, 4, 5])
+def test_a_table_that_cannot_be_read_is_said_to_be_not_available(table):
+    with pytest.raises(ValueError, match=f"Table {table}: not available: .* caption of Table 4"):
+        printed(table)
+
+
+def test_gains_of_the_text_stay_as_they_stand_there():
+    said = stated().set_index("dataset")["value"]
+    assert said["KonIQ-10k"] == "+1.8%" and said["KoNViD"] == "+36.4%" and len(said) == 3
+    assert stated()[["row", "metric", "source", "grade", "note"]].notna().all(axis=None)
+
+
+def test_rows_of_others_have_protocol_and_source():
+    rows = published()
+    assert not rows.duplicated(["method", "dataset", "protocol"]).any()
+    assert rows[["method", "dataset", "protocol", "source"]].notna().all(axis=None)
+    assert rows[["srcc", "plcc"]].stack().between(0, 1).all() and len(rows) == 50
+
+
+def test_known_rows_of_others():
+    values = published().set_index(["method", "dataset"])[["srcc", "plcc"]]
+    assert values.loc[("Q-Align", "KonIQ-10k")].tolist() == [0.940, 0.941]
+    assert values.loc[("Q-Align", "LIVE Challenge")].tolist() == [0.860, 0.853]
+    assert values.loc[("OneAlign", "AVA")].tolist() == [0.823, 0.819]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -62,3 +65,34 @@ def test_a_title_shows_progress_and_none_shows_nothing(workers, capfd):
     assert err == ""
     assert "turning signs" in out and "/3" in out
     assert out.rsplit("\r", 2)[-2].strip() == ""  # the bar is wiped away at the end
+
+
+def test_cores_may_be_given(monkeypatch):
+    monkeypatch.setenv("REALQA_WORKERS", "3")
+    assert cores() == 3
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("REALQA_WORKERS", wrong)
+        with pytest.raises(ValueError, match=f"at least 1, not '{wrong}'"):
+            cores()
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    child = (
+        "import os, sys, time; from realqa_utils import parallel; parallel.end_with_parent(0.05);"
+        "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    started = subprocess.Popen([sys.executable, "-c", parent, child, str(tmp_path / "pid")])
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, 0)  # it is there
+    started.kill()
+    started.wait()
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("it outlived the process that started it")

@@ -53,3 +53,19 @@ def test_a_wrong_name_key_or_value_is_named(name, overrides, message):
 
 def test_unknown_of_nothing_known():
     assert unknown("notebook", "05", []) == "unknown notebook '05': There are none"
+
+
+def test_seeds_of_the_environment(monkeypatch):
+    monkeypatch.setenv("REALQA_SEEDS", "5, 7")
+    assert get_profile("mini").seeds == (5, 7)
+    assert get_profile("mini", seeds=(1,)).seeds == (1,)  # what is asked for in code is nearer
+    assert PROFILES["mini"].seeds == (0, 1, 2)
+    monkeypatch.setenv("REALQA_SEEDS", "")
+    assert get_profile("mini").seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("text", ["x", "1,,2", "1,1", "-1", "1.5", "0 1"])
+def test_what_are_no_seeds(monkeypatch, text):
+    monkeypatch.setenv("REALQA_SEEDS", text)
+    with pytest.raises(ValueError, match="seeds are different whole numbers from 0, like 0,1,2"):
+        get_profile("mini")

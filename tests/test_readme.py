@@ -36,6 +36,41 @@ def test_only_the_generated_part_changes(monkeypatch):
     assert readme.updated(readme.updated(text)) == readme.updated(text)
 
 
+def rows_of(claim: str, text: str) -> list[list[str]]:
+    """Cells of the lines of the table of claims that are about `claim`."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| `{claim}`")]
+    return [[cell.strip() for cell in line.strip("|").split(" |")] for line in lines]
+
+
+def test_claims_have_a_row_for_every_profile_that_judged_them(root):
+    facts = {"estimate": 0.1, "low": 0.05, "high": 0.15, "n": 400, "seeds": (0, 1)}
+    results.record_claim("mini", "T4-two-extra-digits", notebook="05", **facts)
+    results.record_claim("photos", "T4-two-extra-digits", notebook="05", **facts | {"low": -0.1})
+    results.record_claim("mini", "F5-ncmstar-falls", notebook="06", **facts)
+    text = readme._claims(root / "figures")
+    assert text.splitlines()[2].count("|") == text.splitlines()[3].count("|") == 10
+    assert all(line.count(" |") == 9 for line in text.splitlines()[4:])
+    digits = rows_of("T4-two-extra-digits", text)
+    assert [row[2:4] for row in digits] == [["`mini`", "**holds**"], ["`photos`", "**undecided**"]]
+    assert digits[0][4:] == ["+0.100 [+0.050, +0.150]", "difference of SRCC", "400", "0 1", "05"]
+    (star,) = rows_of("F5-ncmstar-falls", text)
+    assert star[1].startswith(r"NCM\*, which") and star[5] == "squared points"
+    (missing,) = rows_of("S47-video-zero-shot", text)
+    assert missing[2:] == ["", "not run", "", "", "", "", "10"]
+    assert len(text.splitlines()) == 4 + 12
+
+
+def test_another_verdict_makes_the_readme_stale(root, monkeypatch):
+    """On a copy of the claims only: what has no result leaves no part behind."""
+    monkeypatch.setattr(results, "home", lambda: root)
+    facts = {"notebook": "05", "n": 400, "seeds": 0, "estimate": 0.1, "high": 0.2}
+    results.record_claim("mini", "T4-two-extra-digits", low=0.05, **facts)
+    text = readme.updated(f"{readme.BEGIN}\n{readme.END}\n")
+    assert readme.updated(text) == text and "Notebook 05" not in text
+    results.record_claim("mini", "T4-two-extra-digits", low=-0.05, **facts)
+    assert readme.updated(text) != text
+
+
 def test_the_plain_loop_of_the_readme_runs(tiny_backbone, capsys):
     text = (results.home() / "README.md").read_text()
     code = text.split("<!-- tested: plain loop -->")[1].split("```python")[1].split("```")[0]

@@ -128,7 +128,7 @@ def test_set_up_happens_once_and_again_when_the_pins_change(checkout):
 
 
 @needs_make
-@pytest.mark.parametrize("target", ["test", "reproduce", "lab", "notebooks", "quality"])
+@pytest.mark.parametrize("target", ["test", "reproduce", "report", "lab", "notebooks", "quality"])
 def test_every_target_sets_up_first(checkout, target):
     commands = _make(checkout, "-n", target).stdout
     assert 0 < commands.find("pip install -r") < commands.rfind(".venv/bin/")

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, TrainerCallback
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import adapters, scoring, training, vision
+from realqa_utils import adapters, batches, scoring, training, vision
 from realqa_utils.backbone import Backbone, mini_config
 from realqa_utils.conversations import DIRECT, STAGE_1
 from realqa_utils.datasets import mini
@@ -251,10 +251,10 @@ def test_cached_tokens_follow_weights_and_processor(tiny, equal):
 def test_a_frozen_tower_looks_once_at_a_dozen_random_windows(tiny, equal):
     backbone, view = tiny(), View(size=28, short=56, random=True)
     collator = Collator(backbone, equal, replace(BASE, vision="frozen"), view)
-    assert len(collator.tokens[0]) == 16 * training.FROZEN_WINDOWS
+    assert len(collator.tokens[0]) == 16 * batches.FROZEN_WINDOWS
     first, again = (collator([0, 3])["image_tokens"] for _ in range(2))
     torch.testing.assert_close(first, again)  # an interrupted run goes on with the same windows
-    known = collator.tokens[0][3 * training.FROZEN_WINDOWS : 4 * training.FROZEN_WINDOWS]
+    known = collator.tokens[0][3 * batches.FROZEN_WINDOWS : 4 * batches.FROZEN_WINDOWS]
     assert any(torch.equal(first[1], token) for token in known)
     picked = {tuple(collator([3, i])["image_tokens"][0].flatten().tolist()) for i in range(8)}
     assert len(picked) > 1

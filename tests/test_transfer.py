@@ -10,7 +10,16 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from realqa_utils import baselines, datasets, granularity, labelling, taxonomy, transfer, trials
+from realqa_utils import (
+    baselines,
+    datasets,
+    granularity,
+    hashes,
+    labelling,
+    taxonomy,
+    transfer,
+    trials,
+)
 from realqa_utils.conversations import MIX
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import Split
@@ -143,7 +152,7 @@ def test_both_sides_of_the_split_are_read(monkeypatch, photos):
 
 
 def test_the_table_is_saved_with_its_record(monkeypatch, found, photos, root):
-    monkeypatch.setattr(trials, "model_hash", lambda source: "0" * 16)
+    monkeypatch.setattr(hashes, "of_model", lambda source: "0" * 16)
     result = transfer.table(PROFILE, photos, found, seed=0)
     transfer.save(PROFILE, Split("s", photos, photos), photos, result, Stopwatch())
     path = root / "figures" / "photos" / f"{transfer.NOTEBOOK}.csv"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from realqa_utils import adaptation, trials
+from realqa_utils import adaptation, dependencies, folders, trials
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import Split
 from realqa_utils.recipes import Recipe
@@ -238,3 +238,20 @@ def test_labels_and_questions_decide_a_trial_of_stage_1(stage_1):
     ]
     assert len({trials.key(t) for t in [stage_1, *changed]}) == 4
     assert trials.key(replace(stage_1, keep=False)) == trials.key(stage_1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "decisive", "others"),
+    [
+        # what they give is in the hashes of data and weights, or decides nothing
+        ("trials", trials.DECISIVE, {"adaptation", "datasets", "energy", "hashes", "paper",
+                                     "parallel", "profiles", "provenance", "results", "spectra"}),
+        ("folder_rows", folders.DECISIVE, {"parallel", "parts"}),
+    ],
+)  # fmt: skip
+def test_every_module_that_decides_is_in_the_key(entry, decisive, others):
+    """A module that is imported on the way and not named would leave old results in the cache."""
+    used = dependencies.files([f"from realqa_utils import {entry}"])
+    modules = [path.relative_to(dependencies.PACKAGE) for path in used if path.suffix == ".py"]
+    names = {module.parts[0].removesuffix(".py") for module in modules} - {"__init__"}
+    assert names - others == set(decisive)

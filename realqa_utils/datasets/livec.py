@@ -17,7 +17,9 @@ from realqa_utils.scores import SCALES
 
 NAMES, MOS, STD = "AllImages_release", "AllMOS_release", "AllStdDev_release"
 TRAINING_NAME = r"t\d+\."  # t1.bmp .. t7.bmp, the first seven rows; the others are plain numbers
-WHERE = """the release is at http://live.ece.utexas.edu/research/ChallengeDB/index.html
+TITLE, SIZE = "LIVE Challenge", 1_162
+HOME = "http://live.ece.utexas.edu/research/ChallengeDB/index.html"
+WHERE = f"""LIVE Challenge is at {HOME}
 (Laboratory for Image and Video Engineering, UT Austin) and unpacks to
   ChallengeDB_release/Data/AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat
   ChallengeDB_release/Images/*.JPG, *.bmp and Images/trainingImages/t1.bmp .. t7.bmp"""
@@ -36,7 +38,16 @@ def load(folder: str | Path, training_photos: bool = False) -> Table:
         FileNotFoundError: the folder or one of its annotation files is missing.
         ValueError: an annotation file has another content than the release; a photo is missing.
     """
-    root = _root(Path(folder))
+    return group_by_bytes(_table(Path(folder), training_photos, photos=True))
+
+
+def annotations(folder: str | Path, training_photos: bool = False) -> Table:
+    """The same photos whether they are there or not; each is a group of its own. See `load`."""
+    return _table(Path(folder), training_photos, photos=False)
+
+
+def _table(folder: Path, training_photos: bool, photos: bool) -> Table:
+    root = _root(folder)
     names = _names(root / "Data" / f"{NAMES}.mat")
     mos, std = (_numbers(root / "Data" / f"{key}.mat", names) for key in (MOS, STD))
     training = names.str.match(TRAINING_NAME)
@@ -44,8 +55,7 @@ def load(folder: str | Path, training_photos: bool = False) -> Table:
     paths = [str(place / name) for place, name in zip(places, names, strict=True)]
     frame = pd.DataFrame({"id": names, "path": paths, "mos": mos, "std": std})
     kept = frame if training_photos else frame[~training]  # the index still counts the file's rows
-    table = make_table("livec", SCALES["livec"], kept, source=root / "Data")
-    return group_by_bytes(table)
+    return make_table("livec", SCALES["livec"], kept, source=root / "Data", photos=photos)
 
 
 def _root(folder: Path) -> Path:

@@ -92,7 +92,9 @@ class Split:
     test: Table
 
 
-def make_table(name: str, scale: Scale, frame: pd.DataFrame, *, source: str | Path) -> Table:
+def make_table(
+    name: str, scale: Scale, frame: pd.DataFrame, *, source: str | Path, photos: bool = True
+) -> Table:
     """Complete and check a frame; the only way a :class:`Table` is built.
 
     Args:
@@ -100,6 +102,7 @@ def make_table(name: str, scale: Scale, frame: pd.DataFrame, *, source: str | Pa
             the data rows of ``source`` from 0, so that errors name the row even where the loader
             has left rows out; the table's own rows are renumbered.
         source: the annotation file, for error messages.
+        photos: must the photos be there? Without them a table is good for its ids and scores.
 
     Raises:
         ValueError: the first thing found wrong, with source, row (from 1), id and count.
@@ -113,7 +116,7 @@ def make_table(name: str, scale: Scale, frame: pd.DataFrame, *, source: str | Pa
             "digits; read it as text"
         )
     table = Table(name, scale, _complete(frame, source))
-    validate(table, source)
+    validate(table, source, photos)
     return replace(table, frame=table.frame.reset_index(drop=True))
 
 
@@ -132,12 +135,12 @@ def _complete(frame: pd.DataFrame, source: str | Path) -> pd.DataFrame:
 
 def _numbers(frame: pd.DataFrame, column: str, source: str | Path) -> pd.Series:
     numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
-    _refuse(frame, numbers.isna() & frame[column].notna(), source, column, "is not a number")
+    refuse(frame, numbers.isna() & frame[column].notna(), source, column, "is not a number")
     return numbers
 
 
-def validate(table: Table, source: str | Path) -> None:
-    """Check what every user of a table relies on.
+def validate(table: Table, source: str | Path, photos: bool = True) -> None:
+    """Check what every user of a table relies on; its files only where `photos` is true.
 
     Raises:
         ValueError: no rows; an empty or repeated id; a MOS that is missing or off the scale; a
@@ -161,15 +164,16 @@ def validate(table: Table, source: str | Path) -> None:
         ("split", ~frame["split"].isin(SPLITS), f"is unknown; right is one of {SPLITS}"),
     )
     for column, bad, problem in checks:
-        _refuse(frame, bad, source, column, problem)
-    missing = [not os.path.isfile(path) for path in frame["path"].fillna("")]
-    _refuse(frame, missing, source, "path", "is not a file; right is an existing photo")
+        refuse(frame, bad, source, column, problem)
+    if photos:
+        missing = [not os.path.isfile(path) for path in frame["path"].fillna("")]
+        refuse(frame, missing, source, "path", "is not a file; right is an existing photo")
 
 
-def _refuse(
+def refuse(
     frame: pd.DataFrame, bad: Iterable, source: str | Path, column: str, problem: str
 ) -> None:
-    """Raise for the first bad row, if any."""
+    """Raise ValueError for the first bad row, if any; the index counts rows from 0."""
     bad = np.asarray(bad, dtype=bool)
     if not bad.any():
         return
@@ -259,11 +263,11 @@ def group_by_bytes(table: Table) -> Table:
     return replace(table, frame=table.frame.assign(group=first))
 
 
-def assert_disjoint(train: Table, test: Table) -> None:
+def assert_disjoint(train: Table, test: Table, photos: bool = True) -> None:
     """Check that no photo to test on was seen in training.
 
     Ids and groups are compared within one set only, as two sets may number their photos alike;
-    files are compared by content always.
+    files are compared by content, unless `photos` is false.
 
     Raises:
         ValueError: a pair with the same id, group or bytes; names both photos.
@@ -271,6 +275,8 @@ def assert_disjoint(train: Table, test: Table) -> None:
     keys = ["id", "group"] if train.name == test.name else []
     for key in keys:
         _refuse_pair(train, test, train.frame[key], test.frame[key], key)
+    if not photos:
+        return
     size_train, size_test = (
         [os.path.getsize(path) for path in table.frame["path"]] for table in (train, test)
     )

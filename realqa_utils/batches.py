@@ -1,0 +1,108 @@
+"""Batches for a training: photographs decoded once, and what a frozen vision tower says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image
+
+from realqa_utils import hashes, lessons
+from realqa_utils.backbone import Backbone
+from realqa_utils.datasets.table import Table
+from realqa_utils.encoding import Grid, encode
+from realqa_utils.photos import open_photo
+from realqa_utils.recipes import Recipe
+from realqa_utils.views import View
+
+FROZEN_WINDOWS = 12  # random ones; as good as a fresh one at every step, and faster
+
+
+class Photographs:
+    """The photographs of a table as a view fits them; decoded once, kept in memory."""
+
+    def __init__(self, table: Table, view: View):
+        self.paths = tuple(table.frame["path"])
+        self.view = view
+
+    @property
+    def windows(self) -> int:
+        """Windows of each photograph that a frozen tower looks at, once, before training."""
+        return FROZEN_WINDOWS if self.view.random else 1
+
+    @cached_property
+    def fitted(self) -> list[Image.Image]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the interpreter lock
+            return list(pool.map(lambda path: self.view.fit(open_photo(path)), self.paths))
+
+
+class Collator:
+    """Row numbers -> one batch: tokens, positions, labels, pixels, and what the lesson adds."""
+
+    def __init__(self, backbone: Backbone, table: Table, recipe: Recipe, view: View):
+        self.backbone, self.recipe = backbone, recipe
+        self.data, self.lesson = Photographs(table, view), lessons.of(recipe, table)
+        frozen = recipe.vision == "frozen"
+        self.tokens = frozen_tokens(backbone, self.data, recipe.seed) if frozen else None
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        # Stateless: a batch has the same windows whether or not the run was interrupted.
+        rng = np.random.default_rng([self.recipe.seed, *rows])
+        if self.tokens is None:
+            images = [self.data.view.training(self.data.fitted[r], rng) for r in rows]
+            pixels, grids = self.backbone.pixels(images)
+            seen = {"pixel_values": pixels}
+        else:
+            count = self.data.windows
+            picked = [row * count + rng.integers(count) for row in rows]
+            tokens, grids = ([part[i] for i in picked] for part in self.tokens)
+            seen = {"image_tokens": tokens}
+        questions, answers = self.lesson.conversations(rows)
+        is_open = getattr(self.lesson, "is_open", False)  # an answer that is only begun
+        batch = encode(self.backbone, questions, answers, grids, end=not is_open)
+        return batch | seen | self.lesson.extras(self.backbone, rows, answers, grids)
+
+
+_TOKENS: dict = {}  # what frozen towers said; several trainings in one process share it
+
+
+def frozen_tokens(
+    backbone: Backbone, data: Photographs, seed: int = 0
+) -> tuple[list[torch.Tensor], list[Grid]]:
+    """What a frozen tower says of every window, (tokens, width) each, and their grids.
+
+    Window k of photograph i is number i x `data.windows` + k.
+    """
+    seen = backbone.image_processor.to_json_string()
+    drawn = seed if data.view.random else None
+    key = (hashes.of_weights(backbone.core.visual), seen, data.paths, data.view, drawn)
+    if key not in _TOKENS:
+        if len(_TOKENS) == 4:
+            _TOKENS.pop(next(iter(_TOKENS)))
+        _TOKENS[key] = _frozen_tokens(backbone, data, seed)
+    return _TOKENS[key]
+
+
+def forget_frozen_tokens() -> None:
+    """Empty what `frozen_tokens` keeps: a timing must pay for the tower every time."""
+    _TOKENS.clear()
+
+
+@torch.no_grad()
+def _frozen_tokens(
+    backbone: Backbone, data: Photographs, seed: int, batch: int = 64
+) -> tuple[list[torch.Tensor], list[Grid]]:
+    rng = np.random.default_rng([seed, 2]) if data.view.random else None
+    views = [data.view.training(p, rng) for p in data.fitted for _ in range(data.windows)]
+    merged = backbone.image_processor.merge_size**2  # patches per token
+    tokens, grids = [], []
+    for start in range(0, len(views), batch):
+        pixels, some = backbone.pixels(views[start : start + batch])
+        out = backbone.core.visual(pixels, grid_thw=torch.tensor(some)).pooler_output
+        tokens += out.split([t * h * w // merged for t, h, w in some])
+        grids += some
+    return tokens, grids

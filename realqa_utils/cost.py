@@ -1,0 +1,174 @@
+"""What a score costs (notebook 12): ways of asking for it, timed against each other in one run.
+
+The plain ways are the library's: its own vision code, `generate`, and a forward pass. Every round
+runs every way once, in an order of its own, and ratios are taken within a round, so whatever else
+the machine does falls on all of them.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from transformers import Qwen2VLForConditionalGeneration
+
+from realqa_utils import backbone as backbones
+from realqa_utils import decoding, form_filling, scoring, vision
+from realqa_utils.backbone import Backbone
+from realqa_utils.chains import MAX_TOKENS, REGULAR
+from realqa_utils.conversations import DIRECT, MIX, AttributeForm
+from realqa_utils.encoding import encode
+
+BATCH = 64
+ANSWER_TOKENS = 14  # of a direct answer with M = 3 and its end token
+ONE, BATCHED = "generate, one at a time", "generate, in batches"
+DIGITS, TREE = "ours: greedy digits", "ours: digit tree"
+PREFILL, TOWER = "floor: one forward pass", "floor: vision tower alone"
+CHAIN, FILLED = "chain: generate, in batches", "chain: form filling"
+#: Widths and layers of the language side and the tower of larger models, with random weights.
+SIZES = {"2 x as wide": (256, 3, 4), "4 x as wide, twice as deep": (512, 6, 8)}
+
+Way = tuple[Callable[[Sequence[Image.Image]], object], int]  # and how many photographs it is given
+
+
+def plain(backbone: Backbone) -> Backbone:
+    """A copy that runs the library's own code throughout."""
+    model = vision.unbatch_vision(deepcopy(backbone.model))
+    return Backbone(model, backbone.tokenizer, backbone.image_processor, backbone.name)
+
+
+def larger(backbone: Backbone, size: str, seed: int = 0) -> Backbone:
+    """A model of the same family in one of `SIZES`, with random weights."""
+    width, layers, depth = SIZES[size]
+    config = backbones.mini_config(backbone.tokenizer)
+    text, seen = config.text_config, config.vision_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = width, 3 * width, layers
+    text.num_attention_heads, text.num_key_value_heads = width // 32, width // 64
+    seen.embed_dim, seen.hidden_size, seen.depth, seen.num_heads = width, width, depth, width // 32
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1] * layers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2VLForConditionalGeneration(config).eval()
+    model.generation_config = backbone.model.generation_config
+    return Backbone(vision.batch_vision(model), backbone.tokenizer, backbone.image_processor, size)
+
+
+# --- ways ----------------------------------------------------------------------------------------
+
+
+def ways(backbone: Backbone, few: int, many: int, with_tree: bool = True) -> dict[str, Way]:
+    """Direct scores in every way; `few` photographs for the slow one, `many` for the others.
+
+    Without the tree: of random weights it has all branches, which no trained model has.
+    """
+    library = plain(backbone)
+    fixed = partial(_generate, library, DIRECT.question, ANSWER_TOKENS)
+    found = {
+        ONE: (partial(_singly, fixed), few),
+        BATCHED: (fixed, many),
+        DIGITS: (partial(scoring.read, backbone, tree=False), many),
+        TREE: (partial(scoring.read, backbone), many),
+        PREFILL: (partial(_forward, library), many),
+        TOWER: (partial(_see, library), many),
+    }
+    return found if with_tree else {name: way for name, way in found.items() if name != TREE}
+
+
+def chain_ways(backbone: Backbone, many: int) -> dict[str, Way]:
+    """A chain of thought with its score: free, and as a form that is filled in."""
+    free = partial(_generate, plain(backbone), REGULAR.question, MAX_TOKENS)
+    fill = partial(form_filling.fill, backbone, form=REGULAR)
+    return {CHAIN: (free, many), FILLED: (lambda images: fill(images), many)}
+
+
+def attribute_ways(backbone: Backbone, counts: Sequence[int], many: int) -> dict[str, Way]:
+    """The first attributes of the mixed question, filled in: cost against their number."""
+    found = {}
+    for count in counts:
+        form = AttributeForm(f"first {count}", MIX.question, MIX.attributes[:count])
+        found[f"{count}"] = (partial(form_filling.fill, backbone, form=form), many)
+    return found
+
+
+def _generate(backbone: Backbone, question: str, tokens: int, images) -> list[str]:
+    return decoding.generate(backbone, [question] * len(images), images, tokens, batch_size=BATCH)
+
+
+def _singly(way: Callable, images: Sequence[Image.Image]) -> list[str]:
+    return [way([image])[0] for image in images]
+
+
+@torch.no_grad()
+def _forward(backbone: Backbone, images: Sequence[Image.Image]) -> None:
+    """The prompt with the answer's fixed words in it, once through the model."""
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
+        rows = len(part)
+        pixels, grids = backbone.pixels(part)
+        batch = encode(backbone, [DIRECT.question] * rows, [DIRECT.before] * rows, grids, end=False)
+        del batch["labels"]
+        backbone.model(**batch, pixel_values=pixels, logits_to_keep=1, use_cache=False)
+
+
+@torch.no_grad()
+def _see(backbone: Backbone, images: Sequence[Image.Image]) -> None:
+    for start in range(0, len(images), BATCH):
+        pixels, grids = backbone.pixels(images[start : start + BATCH])
+        backbone.core.visual(pixels, grid_thw=torch.tensor(grids))
+
+
+# --- timing --------------------------------------------------------------------------------------
+
+
+def timed(
+    found: Mapping[str, Way], images: Sequence[Image.Image], rounds: int, seed: int
+) -> pd.DataFrame:
+    """Seconds a photograph of every way in every round, tidy: way, round, seconds.
+
+    `images` are repeated where a way wants more. One round before the first is not counted.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(-1, rounds):
+        for name in rng.permutation(list(found)):
+            way, count = found[name]
+            given = [images[i % len(images)] for i in range(count)]
+            started = time.perf_counter()
+            way(given)
+            rows.append((name, number, (time.perf_counter() - started) / count))
+    frame = pd.DataFrame(rows, columns=["way", "round", "seconds"])
+    frame["way"] = pd.Categorical(frame["way"], list(found))
+    return frame[frame["round"] >= 0].sort_values(["way", "round"]).astype({"way": str})
+
+
+def ratio(table: pd.DataFrame, slow: str, fast: str) -> tuple[float, float, float]:
+    """Seconds of one way over those of another, round by round: median, minimum, maximum."""
+    wide = table.pivot(index="round", columns="way", values="seconds")
+    values = wide[slow] / wide[fast]
+    return float(values.median()), float(values.min()), float(values.max())
+
+
+def growth(
+    backbone: Backbone, images: Sequence[Image.Image], counts: Sequence[int]
+) -> pd.DataFrame:
+    """Photographs per second and peak memory (MiB of the process so far) against their number.
+
+    Photographs are opened one batch at a time, as a folder's are.
+    """
+    scoring.read(backbone, images[:BATCH])
+    rows = []
+    for count in sorted(counts):
+        given = [partial(images.__getitem__, i % len(images)) for i in range(count)]
+        started = time.perf_counter()
+        scoring.read(backbone, given)
+        rate = count / (time.perf_counter() - started)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rows.append({"photographs": count, "per second": rate, "peak MiB": memory})
+    return pd.DataFrame(rows)

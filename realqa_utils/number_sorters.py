@@ -1,0 +1,145 @@
+"""Who sorts numbers in the probe (`sorting.probe`): a checkpoint, an endpoint, two baselines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from realqa_utils import endpoints, sorting
+from realqa_utils.backbone import Backbone
+from realqa_utils.encoding import encode
+from realqa_utils.endpoints import Answer, Endpoint
+from realqa_utils.redaction import hidden_in_logs, redact
+from realqa_utils.sorting import Answerer
+
+MAX_TOKENS = 160  # of an answer: ten numbers of four digits with commas and some words
+ENDPOINT_TOKENS = 2048  # of a general model, which may think aloud first
+
+# --- baselines -----------------------------------------------------------------------------------
+
+
+def copied(questions: Sequence[str]) -> list[str]:
+    """The numbers as they were given."""
+    return [question.removeprefix(sorting.QUESTION) for question in questions]
+
+
+def shuffled(seed: int = 0) -> Answerer:
+    """The given numbers in random order."""
+
+    def answer(questions: Sequence[str]) -> list[str]:
+        rng = np.random.default_rng([seed, 4])
+        return [" ".join(rng.permutation(text.split())) for text in copied(questions)]
+
+    return answer
+
+
+# --- a local checkpoint --------------------------------------------------------------------------
+
+
+def checkpoint(
+    backbone: Backbone,
+    max_new_tokens: int = MAX_TOKENS,
+    batch_size: int = 100,
+    progress: bool = False,
+) -> Answerer:
+    """Free-running greedy answers of a backbone, which is shown no photograph."""
+
+    @torch.no_grad()
+    def answer(questions: Sequence[str]) -> list[str]:
+        backbone.model.eval()
+        starts, said = range(0, len(questions), batch_size), []
+        for start in tqdm(starts, "sorting", disable=not progress, leave=False):
+            part = questions[start : start + batch_size]
+            said += _generate(backbone, part, max_new_tokens)
+        return said
+
+    return answer
+
+
+def _generate(backbone: Backbone, questions: Sequence[str], max_new_tokens: int) -> list[str]:
+    batch = encode(backbone, questions, None, [None] * len(questions))
+    del batch["labels"], batch["position_ids"]  # `generate` works them out for itself
+    out = backbone.model.generate(
+        **{key: value.to(backbone.model.device) for key, value in batch.items()},
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        repetition_penalty=1.0,  # some checkpoints bring another
+    )
+    answers = out[:, batch["input_ids"].shape[1] :]
+    return backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)
+
+
+# --- an endpoint ---------------------------------------------------------------------------------
+
+
+def at_endpoint(endpoint: Endpoint, cache: str | Path, **options) -> Answerer:
+    """The model behind an OpenAI-compatible endpoint; answers are kept in the folder `cache`.
+
+    `options` are those of `ask_text`. Asking raises ConnectionError where a question stays without
+    an answer: that says nothing about the model. A rerun asks only what is missing.
+    """
+
+    def answer(questions: Sequence[str]) -> list[str]:
+        answers = ask_text(endpoint, questions, cache, **options)
+        problems = [answer.problem for answer in answers if answer.problem]
+        if problems:
+            raise ConnectionError(
+                f"{len(problems)} of {len(answers)} questions have no answer (the first: "
+                f"{problems[0]}); run again: the others are kept in {cache}"
+            )
+        return [answer.text for answer in answers]
+
+    return answer
+
+
+def ask_text(
+    endpoint: Endpoint,
+    questions: Sequence[str],
+    cache: str | Path,
+    concurrency: int = 4,
+    retries: int = 5,
+    timeout: float = 60.0,
+    max_tokens: int = ENDPOINT_TOKENS,
+    temperature: float = 0.0,
+    seed: int = 0,
+    sleep: Callable[[float], object] | None = None,
+) -> list[Answer]:
+    """`endpoints.ask` without photographs: one answer per question, in their order."""
+    endpoints._check_limits(concurrency, retries, timeout, max_tokens)
+    stop = Event()
+    Path(cache).mkdir(parents=True, exist_ok=True)
+    settings = {"max_tokens": max_tokens, "temperature": temperature}
+    rngs = [np.random.default_rng([seed, index]) for index in range(len(questions))]
+    with hidden_in_logs(endpoint.key), endpoints._client(endpoint, concurrency, timeout) as client:
+        batch = endpoints._Batch(
+            endpoint, client, Path(cache), settings, retries, timeout, sleep or stop.wait, stop
+        )
+        with ThreadPoolExecutor(concurrency) as pool:
+            try:
+                return list(pool.map(partial(_answer, batch), questions, rngs))
+            except BaseException:  # cut off: send nothing new, but keep what is already paid for
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _answer(batch, question: str, rng: np.random.Generator) -> Answer:
+    messages = [{"role": "user", "content": question}]
+    request = {"model": batch.endpoint.model, "messages": messages, **batch.settings}
+    named = json.dumps([batch.endpoint.base_url, request], sort_keys=True)
+    path = batch.cache / f"{hashlib.sha256(named.encode()).hexdigest()}.json"
+    if kept := endpoints._kept(path):
+        return kept
+    answer = endpoints._try(batch, request, rng)
+    if answer.text:
+        endpoints._keep(path, answer, batch.endpoint.model, redact(question, batch.endpoint.key))
+    return answer

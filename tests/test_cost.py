@@ -1,0 +1,85 @@
+"""Ways of asking are timed fairly, and larger models really are larger."""
+
+from __future__ import annotations
+
+import pytest
+
+from realqa_utils import cost, cost_plots, cost_table
+from realqa_utils.cost import BATCHED, DIGITS, ONE, PREFILL, TREE
+from realqa_utils.datasets import mini
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [mini.photograph("mini-koniq", 0, index) for index in range(3)]
+
+
+def counting(calls: list, name: str, seconds: float, monkeypatch_clock: list):
+    def way(images):
+        calls.append((name, len(images)))
+        monkeypatch_clock[0] += seconds * len(images)
+
+    return way
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_every_round_has_every_way_once_and_the_first_does_not_count(clock):
+    calls: list = []
+    ways = {
+        "slow": (counting(calls, "slow", 4.0, clock), 2),
+        "fast": (counting(calls, "fast", 0.5, clock), 7),
+    }
+    frame = cost.timed(ways, ["a", "b", "c"], rounds=3, seed=0)
+    assert sorted(calls) == [("fast", 7)] * 4 + [("slow", 2)] * 4
+    assert frame.groupby("way")["seconds"].mean().to_dict() == {"fast": 0.5, "slow": 4.0}
+    assert set(frame["round"]) == {0, 1, 2}
+    assert cost.ratio(frame, "slow", "fast") == (8.0, 8.0, 8.0)
+    again = cost.timed(ways, ["a", "b", "c"], rounds=3, seed=0)
+    assert frame.equals(again)
+
+
+def test_ratios_know_their_aims(clock):
+    seconds = {ONE: 30.0, BATCHED: 1.2, DIGITS: 1.0, TREE: 1.3, PREFILL: 1.0}
+    ways = {name: (counting([], name, s, clock), 1) for name, s in seconds.items()}
+    compared = cost_table.ratios("set", cost.timed(ways, ["a"], 2, 0))
+    reached = compared.set_index(["model", "metric"])["reached"].to_dict()
+    assert reached == {
+        (ONE, f"time over that of {DIGITS}"): True,
+        (BATCHED, f"time over that of {DIGITS}"): False,
+        (DIGITS, f"time over that of {PREFILL}"): True,
+        (TREE, f"time over that of {PREFILL}"): True,
+    }
+    assert "not reached" in cost_table.summary(compared)
+
+
+@pytest.mark.parametrize("size", cost.SIZES)
+def test_larger_models_are_read_like_the_small_one(tiny_backbone, images, size):
+    larger = cost.larger(tiny_backbone, size)
+    count = sum(p.numel() for p in larger.model.parameters())
+    assert count > 2 * sum(p.numel() for p in tiny_backbone.model.parameters())
+    ways = cost.ways(larger, few=1, many=2, with_tree=False)
+    assert TREE not in ways
+    frame = cost.timed(ways, images, 1, 0)
+    assert (frame["seconds"] > 0).all()
+    figure = cost_plots.speeds(cost_table.table("set", {size: frame}))
+    assert figure.axes[0].get_xlabel() == "photographs per second"
+
+
+def test_plain_leaves_the_given_model_alone(tiny_backbone, images):
+    from realqa_utils.vision import BatchedVisionAttention
+
+    cost.plain(tiny_backbone)
+    kinds = {type(module) for module in tiny_backbone.model.modules()}
+    assert BatchedVisionAttention in kinds
+
+
+def test_growth_has_a_row_for_every_number(tiny_backbone, images):
+    frame = cost.growth(tiny_backbone, images, [4, 2])
+    assert frame["photographs"].tolist() == [2, 4]
+    assert (frame[["per second", "peak MiB"]] > 0).all().all()

@@ -1,0 +1,93 @@
+"""What a reader is told about a run, from hand-made states."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from realqa_utils import graph, progress, results
+from realqa_utils.progress import Outcome
+
+
+@pytest.fixture
+def plan(root) -> dict:
+    """01 is done from an earlier run; 11 reads 05 and 06."""
+    results.write_text(graph.folder("smoke") / "01_a.0.json", "{}")
+    expected = {"01_a": 60, "05_b": 600, "06_c": 1200, "11_d": 120}
+    notebooks = {
+        stem: {"stamp": f"{stem}.0.json", "expected": seconds, "cores": 4, "after": []}
+        for stem, seconds in expected.items()
+    }
+    notebooks["11_d"]["after"] = ["05_b.0.json", "06_c.0.json"]
+    return {"run": "now", "profile": "smoke", "notebooks": notebooks}
+
+
+def _tell(stem: str, state: str, **facts) -> None:
+    given = {"run": "now", "started": time.time() - 60, "seconds": 60.0}
+    progress.tell("smoke", stem, given | {"state": state} | facts)
+
+
+def test_states_are_those_of_this_run(plan):
+    _tell("05_b", "running", cell=2, cells=9)
+    _tell("06_c", "failed", run="earlier")
+    assert list(progress.states(plan)) == ["05_b"]
+
+
+def test_line_counts_what_is_done_and_what_is_left(plan):
+    line = progress.line(plan, {}, cores=2)
+    assert line == "1 of 4 done | about 16 min left"  # (600 + 1200 + 120) / 2 s
+    _tell("05_b", "ok")
+    _tell("06_c", "running", cell=3, cells=20)
+    line = progress.line(plan, progress.states(plan), cores=2)
+    # 06 has run for a minute on two cores: (1200 - 120 + 120) / 2 s
+    assert line == "2 of 4 done | 06_c: cell 3 of 20, 1:00 | about 10 min left"
+    _tell("06_c", "running", cell=3, cells=20, started=time.time() - 9999)
+    assert progress.line(plan, progress.states(plan), 2).endswith("| about 1 min left")
+
+
+def test_outcomes(plan):
+    _tell("05_b", "ok")
+    results.write_text(graph.folder("smoke") / "05_b.0.json", "{}")
+    _tell("06_c", "failed", error="06_c.ipynb: cell [4] KeyError: 'mos'")
+    assert progress.outcomes(plan) == [
+        Outcome("01_a", "kept"),
+        Outcome("05_b", "ok", 60.0),
+        Outcome("06_c", "failed", 60.0, "06_c.ipynb: cell [4] KeyError: 'mos'"),
+        Outcome("11_d", "not run: it reads 06_c"),
+    ]
+
+
+def test_a_job_that_still_runs_when_all_is_over_was_killed(plan):
+    _tell("06_c", "running", cell=3, cells=20)
+    error = "06_c.ipynb: killed in cell 3; perhaps memory ran out"
+    assert progress.outcomes(plan)[2] == Outcome("06_c", "failed", 60.0, error)
+
+
+def test_summary_has_one_line_per_notebook_and_errors_below():
+    ends = [Outcome("05_digits", "ok", 61.26), Outcome("06_ncm", "failed", 2.0, "E: two\n  lines"),
+            Outcome("07_x", "kept")]  # fmt: skip
+    table, errors = progress.summary(ends).split("\n\n")
+    assert [line.split(maxsplit=2) for line in table.splitlines()] == [
+        ["notebook", "seconds", "status"],
+        ["05_digits", "61.3", "ok"],
+        ["06_ncm", "2.0", "failed"],
+        ["07_x", "-", "kept"],
+    ]
+    assert errors == "E: two\n  lines"
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_follow_tells_each_end_once(plan, capsys, monkeypatch, live):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: live, raising=False)
+    monkeypatch.setattr(progress, "LOOK", 0.05)
+    _tell("05_b", "ok", seconds=192.6)
+    _tell("06_c", "running", cell=3, cells=20)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    progress.follow(process, plan)
+    printed = capsys.readouterr().out
+    assert printed.count("3:13  ok") == 1
+    assert ("06_c: cell 3 of 20" in printed) == live  # a log gets a line a minute only
+    assert printed.endswith("\n") or live

@@ -1,0 +1,145 @@
+"""The pages: every link leads somewhere, nothing comes from the network, nothing is a script."""
+
+from __future__ import annotations
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from matplotlib.figure import Figure
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from realqa_utils import graph, paper, report, results
+
+LINKS = """# 05 · Digits <b>&</b> more
+
+See [06](06_ncm.ipynb), [its end](06_ncm.ipynb#The-end), [not run](09_missing.ipynb),
+[here](#The-end), [readme](../README.md) and [the paper](https://arxiv.org/abs/2503.06141).
+
+## The end
+"""
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n, as far as a page knows").decode()
+
+
+class Page(HTMLParser):
+    """What a browser would see of a page, read by the standard library."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags, self.ids, self.links, self.loaded = set(), set(), [], []
+        self.tag = self.text = ""
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.add(tag)
+        self.tag = tag
+        self.ids.add(given.get("id"))
+        self.links += [given["href"]] if tag == "a" and "href" in given else []
+        self.loaded += [given[key] for key in ("src", "srcset", "data") if key in given]
+        self.loaded += [given["href"]] if tag == "link" else []
+
+    def handle_endtag(self, tag):
+        self.tag = ""
+
+    def handle_data(self, data):
+        self.text += data if self.tag != "style" else ""
+
+
+@pytest.fixture
+def pages(root) -> dict[str, Page]:
+    folder = results.run_dir("smoke", "notebooks")
+    shown = [
+        new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"}),
+        new_output("display_data", {"text/html": "<table><tr><td>0.9</td></tr></table>"}),
+        new_output("display_data", {"text/html": "<script>alert(1)</script>kept"}),
+        new_output("display_data", {"application/javascript": "alert(2)", "text/plain": "plain"}),
+        new_output("display_data", {report.WIDGET: {"model_id": "a"}, "text/plain": "VBox()"}),
+        new_output("stream", text="a < b\n"),
+    ]
+    cells = [new_markdown_cell(LINKS), new_code_cell("print('a < b')", outputs=shown)]
+    nbformat.write(new_notebook(cells=cells), folder / "05_digits.ipynb")
+    other = [new_markdown_cell("# 06 · NCM"), new_markdown_cell("## The end")]
+    nbformat.write(new_notebook(cells=other), folder / "06_ncm.ipynb")
+    results.write_text(graph.folder("smoke") / "06_ncm.0123456789abcdef.json", "{}")
+    results.save_figure(Figure(), results.figure_dir("smoke") / "05_digits.png")
+    results.write_text(results.figure_dir("smoke") / "05_digits_verdicts.csv", "a\n1\n")
+    results.record_claim("smoke", "T4-two-extra-digits", notebook="05", estimate=-0.5, low=-0.75,
+                         high=0.25, n=24, seeds=0, statement="M = 3 > M = 1")  # fmt: skip
+    index = report.build("smoke")
+    assert index == root / "runs" / "smoke" / "report" / "index.html"
+    return {path.name: Page(path) for path in index.parent.glob("*.html")}
+
+
+def test_one_page_a_notebook_and_an_index(pages):
+    assert sorted(pages) == ["05_digits.html", "06_ncm.html", "index.html"]
+
+
+def test_every_link_leads_somewhere(pages, root):
+    folder = root / "runs" / "smoke" / "report"
+    for name, page in pages.items():
+        for link in page.links:
+            target = urlsplit(link)
+            if target.scheme:
+                assert link == "https://arxiv.org/abs/2503.06141"
+                continue
+            path = unquote(target.path) or name
+            assert (folder / path).is_file(), f"{name}: {link}"
+            if target.fragment:  # as it is, then decoded: the order of browsers
+                wanted = {target.fragment, unquote(target.fragment)}
+                assert wanted & pages[path].ids, f"{name}: {link}"
+    assert "06_ncm.html#The-end" in pages["05_digits.html"].links
+    assert "#The-end" in pages["05_digits.html"].links
+
+
+def test_a_link_to_what_is_not_here_becomes_its_text(pages):
+    assert "not run" in pages["05_digits.html"].text and "readme" in pages["05_digits.html"].text
+    assert not [link for page in pages.values() for link in page.links if "missing" in link]
+
+
+def test_nothing_is_loaded_from_elsewhere(pages, root):
+    folder = root / "runs" / "smoke" / "report"
+    for name, page in pages.items():
+        assert not page.tags & {"script", "iframe", "link", "object", "embed"}, name
+        for source in page.loaded:
+            assert source.startswith("data:image/") or (folder / source).is_file(), source
+        style = (folder / name).read_text("utf-8")
+        assert "@import" not in style and "url(" not in style
+    assert f"data:image/png;base64,{PNG}" in [s.strip() for s in pages["05_digits.html"].loaded]
+
+
+def test_a_notebook_is_shown_without_what_needs_a_script(pages):
+    text = pages["05_digits.html"].text
+    assert "a < b" in text and "0.9" in text and "kept" in text and "plain" in text
+    assert "alert" not in text and "VBox" not in text and "Live in JupyterLab only." in text
+
+
+def test_the_index_has_every_claim_with_its_verdict(pages):
+    page = pages["index.html"]
+    assert "M = 3 > M = 1" in page.text
+    assert "\N{MINUS SIGN}0.500 [\N{MINUS SIGN}0.750, 0.250]" in page.text
+    assert page.text.count("undecided") == 1
+    assert page.text.count("not run") == len(paper.CLAIMS) - 1
+    assert {"05_digits.html", "figures/05_digits_verdicts.csv", "figures/05_digits.png"} <= {
+        *page.links
+    }
+
+
+def test_results_of_an_unfinished_run_are_marked(pages):
+    assert pages["index.html"].text.count("the last one did not finish") == 1  # 05 has no stamp
+
+
+def test_a_page_made_again_forgets_what_was_there(pages, root):
+    (results.run_dir("smoke", "notebooks") / "05_digits.ipynb").unlink()
+    folder = report.build("smoke").parent
+    assert sorted(path.name for path in folder.glob("*.html")) == ["06_ncm.html", "index.html"]
+
+
+def test_nothing_to_show(root):
+    with pytest.raises(FileNotFoundError, match="no executed notebooks of profile smoke: run real"):
+        report.build("smoke")
+    with pytest.raises(ValueError, match="unknown profile 'smok'"):
+        report.build("smok")

@@ -1,0 +1,220 @@
+"""All claims, and what they cost, from the files of results."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from realqa_utils import comparison, paper, results, scoreboard, scoreboard_plots
+from realqa_utils.profiles import get_profile
+from realqa_utils.scoreboard import NOT_RUN
+
+
+@pytest.fixture
+def figures(root: Path) -> Path:
+    """Results of `mini` and `photos`: three claims, one of them on both."""
+    facts = {"n": 400, "seeds": (0, 1, 2)}
+    claim = results.record_claim
+    claim("mini", "T4-two-extra-digits", notebook="05", estimate=0.1, low=0.05, high=0.15, **facts,
+          statement="M = 3 beats M = 1 [mini-koniq, greedy]")  # fmt: skip
+    claim("photos", "T4-two-extra-digits", notebook="05", estimate=0.0, low=-0.02, high=0.02,
+          n=1160, seeds=(0, 1))  # fmt: skip
+    claim("mini", "S46-next-token-vs-regression", notebook="07", estimate=-0.1, low=-0.2,
+          high=-0.05, **facts)  # fmt: skip
+    claim("mini", "F5-ncm-falls", notebook="06", estimate=2.9, low=2.8, high=3.0, **facts)
+    return root / "figures"
+
+
+def record(folder: Path, stem: str, **facts) -> None:
+    base = {"peak_memory_mib": 100.0, "cpus": 2, "date": "2025-01-02T03:04:05+00:00"}
+    results.write_json(folder / f"{stem}.json", base | facts)
+
+
+def test_every_claim_of_the_paper_is_on_the_board():
+    assert set(scoreboard.CLAIMS) == set(paper.CLAIMS)
+    titles = [title for title, _, _ in scoreboard.CLAIMS.values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_board_has_every_claim_and_profile(figures):
+    board = scoreboard.board(("mini", "photos"), figures)
+    assert len(board) == 22 and board["verdict"].value_counts()[NOT_RUN] == 18
+    digits = board[board["claim"] == "T4-two-extra-digits"].set_index("profile")
+    assert digits["verdict"].to_dict() == {"mini": "holds", "photos": "undecided"}
+    assert digits.loc["photos", ["estimate", "low", "n", "seeds"]].tolist() == [
+        0,
+        -0.02,
+        1160,
+        "0 1",
+    ]
+    missing = board[board["verdict"] == NOT_RUN]
+    assert missing["estimate"].isna().all() and missing["n"].isna().all()
+    assert missing["statement"].equals(missing["claim"].map(paper.CLAIMS))
+
+
+def test_without_any_result_all_is_not_run_and_nothing_is_made(tmp_path):
+    folder = tmp_path / "figures"
+    assert scoreboard.profiles_with_claims("smoke", folder) == ("smoke",)
+    board = scoreboard.board(("smoke",), folder)
+    assert set(board["verdict"]) == {NOT_RUN} and len(board) == 11
+    assert "not run 11 of 11" in scoreboard.summary(board)
+    assert scoreboard.costs("smoke", folder).index.tolist() == ["all"]
+    assert not folder.exists()
+
+
+def test_profiles_with_claims_come_after_the_one_asked_for(figures):
+    (figures / "smoke").mkdir()
+    (figures / "smoke" / "claims.csv").write_text("")
+    (figures / "gpu24").mkdir()  # without claims
+    assert scoreboard.profiles_with_claims("photos", figures) == ("photos", "mini")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("T4-two-extra-digits", "T4-two-digits", "unknown claim 'T4-two-digits': did you mean"),
+        ("holds", "hold", "unknown verdict 'hold': did you mean 'holds'"),
+        ("estimate,", "mean,", "lacks the columns estimate"),
+    ],
+)
+def test_a_damaged_file_of_claims_is_named(figures, old, new, message):
+    path = figures / "mini" / "claims.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=rf"mini.claims\.csv: .*{message}"):
+        scoreboard.board(("mini",), figures)
+
+
+def test_shown_and_summary_say_what_was_found(figures):
+    board = scoreboard.board(("mini", "photos"), figures)
+    shown = scoreboard.shown(board)
+    assert shown.index.tolist() == list(scoreboard.CLAIMS)
+    assert shown.columns.tolist() == ["statement", "mini", "photos"]
+    assert shown.loc["T4-two-extra-digits", "mini"] == "holds +0.100 [+0.050, +0.150]"
+    assert shown.loc["F5-ncm-falls"].tolist()[1:] == ["holds +2.90 [+2.80, +3.00]", NOT_RUN]
+    said = scoreboard.summary(board).splitlines()
+    assert said[0] == "mini: holds 2, fails 1, undecided 0, not run 8 of 11 claims."
+    assert said[1] == "  fails: Digits beat regression (Sec. 4.6), -0.100 [-0.200, -0.050]"
+    assert said[2].startswith("photos: holds 0, fails 0, undecided 1")
+
+
+def test_costs_take_the_last_reading_of_a_notebooks_clock(tmp_path):
+    folder = tmp_path / "mini"
+    record(folder, "02_attribute_extraction", wall_seconds=60.0, energy_joules=5e3)
+    record(folder, "02_attribute_extraction_transfer", wall_seconds=90.0, energy_joules=8e3)
+    record(folder, "05_digit_count", wall_seconds=30.0, peak_memory_mib=None, energy_joules=2e3)
+    record(folder, "11_scoreboard", wall_seconds=999.0)
+    record(folder, "training_speed", wall_seconds=999.0)
+    table = scoreboard.costs("mini", tmp_path)
+    assert table.index.tolist() == ["02_attribute_extraction", "05_digit_count", "all"]
+    assert table["minutes"].tolist() == [1.5, 0.5, 2.0]
+    assert table["peak memory, MiB"].tolist() == [100.0, "", 100.0]
+    assert table["energy, kJ"].tolist() == [8.0, 2.0, 10.0]
+    assert table["recorded"].tolist() == ["2025-01-02", "2025-01-02", ""]
+
+
+def test_energy_that_a_machine_does_not_tell_is_not_measured(tmp_path):
+    record(tmp_path / "mini", "02_a", wall_seconds=60.0, energy_joules=5e3)
+    record(tmp_path / "mini", "03_b", wall_seconds=60.0, energy_joules=None)
+    record(tmp_path / "mini", "05_c", wall_seconds=60.0)
+    energy = scoreboard.costs("mini", tmp_path)["energy, kJ"]
+    assert energy.tolist() == [5.0, "not measured", "not measured", "not measured"]
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "02_a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"02_a\.json: not JSON .*; right is a record"):
+        scoreboard.costs("mini", tmp_path)
+
+
+# --- the picture ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(figures):
+    def draw(*profiles: str):
+        return scoreboard_plots.forest(scoreboard.board(profiles, figures))
+
+    yield draw
+    plt.close("all")
+
+
+def words(axis) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
+def test_units_that_differ_have_an_axis_each(drawn):
+    ranks, squared = drawn("mini").axes
+    assert "SRCC" in ranks.get_xlabel() and squared.get_xlabel() == "squared points"
+    titles = [title for title, _, _ in scoreboard.CLAIMS.values()]
+    there = [[word for word in words(axis) if word in titles] for axis in (ranks, squared)]
+    assert there == [titles[:-2], ["NCM falls", "NCM* falls"]]
+
+
+def test_every_estimate_stands_where_its_numbers_say(drawn):
+    ranks, squared = drawn("mini", "photos").axes
+    points = [line.get_xdata()[0] for bar in ranks.containers for line in [bar.lines[0]]]
+    assert points == [0.1, 0.0, -0.1]
+    assert [bar.lines[0].get_xdata()[0] for bar in squared.containers] == [2.9]
+    assert {"+0.100 [+0.050, +0.150]", "-0.100 [-0.200, -0.050]"} < set(words(ranks))
+    ends = [line.get_xdata()[0] for line in ranks.containers[0].lines[1]]
+    assert sorted(ends) == pytest.approx([0.05, 0.15])
+
+
+def test_what_was_not_run_is_listed(drawn):
+    one, two = drawn("mini"), drawn("mini", "photos")
+    assert sum(words(axis).count(NOT_RUN) for axis in one.axes) == 8
+    both = [word for axis in two.axes for word in words(axis) if NOT_RUN in word]
+    # eight claims on neither profile, and two on `mini` only
+    assert both.count(NOT_RUN) == 8 and len(both) == 10
+    empty = drawn("smoke")
+    assert all(axis.get_xlim() == (-1, 1) and not axis.containers for axis in empty.axes)
+
+
+def test_more_profiles_take_more_room(drawn):
+    heights = [drawn(*names).get_figheight() for names in
+               (("mini",), ("mini", "photos"), ("mini", "photos", "gpu24", "paper"))]  # fmt: skip
+    assert heights[0] == heights[1] < heights[2]
+
+
+def test_texts_lie_within_the_picture_and_apart(drawn):
+    figure = drawn("mini", "photos")
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for axis in figure.axes for text in axis.texts
+             if text.get_text()]  # fmt: skip
+    canvas = figure.bbox
+    assert all(canvas.x0 <= box.x0 and box.x1 <= canvas.x1 for box in boxes)
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+    assert not any(a.overlaps(b) for a, b in pairs)
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+def test_results_of_other_profiles_stay_out_of_the_files(figures):
+    board = scoreboard.board(("mini", "photos"), figures)
+    tables = {number: comparison.beside(number, "mini", figures) for number in paper.READABLE}
+    figure = scoreboard_plots.forest(board)
+    arguments = (get_profile("mini"), board, tables, figure, figures, results.Stopwatch())
+    assert scoreboard.save(*arguments) == "mini"
+    folder = figures / "mini"
+    written = {
+        path.name: path.read_bytes() for path in folder.glob("11_*") if path.suffix != ".json"
+    }
+    assert set(written) == {"11_scoreboard.csv", "11_scoreboard.png", "11_scoreboard_tables.csv"}
+    table = pd.read_csv(folder / "11_scoreboard.csv").set_index("claim")
+    assert table.index.tolist() == list(scoreboard.CLAIMS) and set(table["dataset"]) == {"mini"}
+    assert table.loc["T4-two-extra-digits", ["model", "metric", "verdict"]].tolist() == [
+        "mini-koniq, greedy", scoreboard.DIFFERENCE, "holds"]  # fmt: skip
+    assert math.isnan(table.loc["S47-video-zero-shot", "estimate"])
+    assert len(pd.read_csv(folder / "11_scoreboard_tables.csv")) == 168
+    facts = json.loads((folder / "11_scoreboard.json").read_text())
+    assert facts["n"] == 3 and list(facts["data_hashes"]) == ["claims.csv"]
+    scoreboard.save(*arguments)  # again, with its own files there: the same to the byte
+    assert {name: (folder / name).read_bytes() for name in written} == written
+    plt.close("all")

@@ -1,0 +1,76 @@
+"""Self-labels and the MOS, on labels that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from realqa_utils import comparison_plots, labels, taxonomy, tracking
+from realqa_utils.datasets import mini
+from realqa_utils.profiles import get_profile
+
+PROFILE = replace(get_profile("mini"), resamples=200)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return mini.build("mini-koniq", 60, 5, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def truth(table) -> pd.DataFrame:
+    """The true labels in the form of `self_labelling.read`."""
+    return table.frame[["id", *labels.SLOTS]].astype(object).assign(problem="")
+
+
+def test_true_labels_agree_with_themselves(table, truth):
+    found = tracking.agreement(table, truth)
+    assert list(found.index) == list(taxonomy.SCORED)
+    assert found["right"].eq(1).all()
+    assert found["srcc"].to_numpy() == pytest.approx(np.ones(9))
+
+
+def test_a_missing_label_is_the_middle_code(truth):
+    broken = truth.assign(image_clarity=None)
+    codes = tracking.codes(broken)
+    middle = np.median(taxonomy.BY_NAME["image_clarity"].codes)
+    assert codes["image_clarity"].eq(middle).all()
+    assert codes["exposure"].nunique() > 1
+
+
+def test_noise_lowers_the_agreement(table):
+    noisy = labels.with_noise(table, 0.5, 0).frame[["id", *labels.SLOTS]]
+    right = tracking.agreement(table, noisy)["right"]
+    assert right.mean() == pytest.approx(0.5, abs=0.06)  # some codes of two tiers are the same
+
+
+def test_attributes_go_with_the_mos_of_this_world(table, truth):
+    tables, said = {"mini-koniq": table}, {"mini-koniq": truth}
+    rows = tracking.tracking(PROFILE, tables, said, 0)
+    assert len(rows) == 9
+    assert rows["top"].sum() == 3
+    assert rows[rows["top"]]["estimate"].min() >= rows[~rows["top"]]["estimate"].max()
+    interval = tracking.mean_tracking(PROFILE, tables, said, 0)
+    assert interval.estimate == pytest.approx(rows["estimate"].mean())
+    assert interval.low > 0
+    assert comparison_plots.tracking(rows).axes
+
+
+def test_what_is_to_train_on_is_no_set(table, truth):
+    tables = {"mini-koniq": table, tracking.TO_TRAIN_ON: table}
+    said = dict.fromkeys(tables, truth)
+    assert set(tracking.tracking(PROFILE, tables, said, 0)["dataset"]) == {"mini-koniq"}
+
+
+def test_the_teacher_labels_a_set_once(root, monkeypatch):
+    smoke = get_profile("smoke", workers=1)
+    tables = tracking.tables(smoke)
+    assert list(tables) == [*tracking.IMAGE_SETS, tracking.TO_TRAIN_ON]
+    one = {"mini-ava": tables["mini-ava"]}
+    said = tracking.label(smoke, one)["mini-ava"]
+    assert said["id"].tolist() == one["mini-ava"].frame["id"].tolist()
+    monkeypatch.setattr(tracking.self_labelling, "label_set", lambda *_: pytest.fail("again"))
+    assert tracking.label(smoke, one)["mini-ava"].equals(said)
