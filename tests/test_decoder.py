@@ -237,7 +237,8 @@ def test_a_wrapped_model_is_decoded_as_it_is(loud, photographs, tower):
 
 
 TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 999}  # fmt: skip
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 999}  # fmt: skip
 TOWER = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2,
          "out_hidden_size": 64, "in_channels": 3}  # fmt: skip
 

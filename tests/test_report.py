@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -52,7 +53,10 @@ class Page(HTMLParser):
 @pytest.fixture
 def pages(root) -> dict[str, Page]:
     folder = results.run_dir("smoke", "notebooks")
+    wide = f"<table><tr>{'<td>0.123456789</td>' * 40}</tr></table>"
     shown = [
+        new_output("display_data", {"text/html": wide}),
+        new_output("stream", text="word" * 200),
         new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"}),
         new_output("display_data", {"text/html": "<table><tr><td>0.9</td></tr></table>"}),
         new_output("display_data", {"text/html": "<script>alert(1)</script>kept"}),
@@ -143,3 +147,25 @@ def test_nothing_to_show(root):
         report.build("smoke")
     with pytest.raises(ValueError, match="unknown profile 'smok'"):
         report.build("smok")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_no_page_is_wider_than_the_screen(pages, root, width):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no browser: neither chromium nor google-chrome is installed")
+    asked, said = [], []
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": 844})
+        page.set_default_timeout(120_000)  # ms; a shared machine is no reason to fail
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        for name in pages:
+            page.goto((root / "runs" / "smoke" / "report" / name).as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width, name
+        chromium.close()
+    assert said == []
+    assert {urlsplit(url).scheme for url in asked} <= {"file", "data"}
