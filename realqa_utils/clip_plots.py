@@ -18,8 +18,8 @@ POOLINGS = {  # by name in the table: what the legend says
     "harmonic": ("harmonic mean", THIRD),
     "percentile": ("tenth percentile", ACCENT),
 }
-WIDTH = 9.6  # inches
-WORDS = 0.75  # .. of the title and the ticks of a clip
+WIDTH = 8.0  # inches
+WORDS = 0.72  # .. of the title and the ticks of a clip
 NOTHING = "no clips"
 
 
@@ -99,7 +99,7 @@ def by_frames(table: pd.DataFrame, metric: str = "srcc") -> Figure:
     table = table[table["metric"] == metric]
     if table["estimate"].notna().sum() == 0:
         return _empty()
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True, layout="constrained")
     for axis, model in zip(axes, ("greedy", "expected"), strict=True):
         _curves(axis, table, model)
         axis.set(xscale="log", xlabel="frames of a clip", title=f"{model.capitalize()} scores")

@@ -39,7 +39,7 @@ def lists(count: int = 200, length: int = 10, seed: int = 0) -> list[list[str]]:
     All 901 numbers are equally likely, and one may come twice in a list.
 
     >>> lists(count=1, length=4)
-    [['8.66', '6.73', '5.6', '3.42']]
+    [['8.66', '6.73', '5.6', '3.43']]
     """
     return draw(np.random.default_rng(seed), count, length)
 
