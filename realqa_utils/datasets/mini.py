@@ -213,10 +213,14 @@ def _write(name: str, count: int, seed: int, folder: Path, workers: int | None) 
     frame = pd.DataFrame(rows)
     frame["path"] = [Path(path).name for path in frame["path"]]
     frame.to_csv(unfinished / "labels.csv", index=False)
-    if folder.exists():  # left by a version that was interrupted, or made by another process
-        shutil.rmtree(unfinished if (folder / "labels.csv").exists() else folder)
-    if unfinished.exists():
+    if folder.exists() and not (folder / "labels.csv").exists():  # left by an old version
+        shutil.rmtree(folder)
+    try:
         unfinished.rename(folder)
+    except OSError:  # another process was faster: what it drew is the same
+        if not (folder / "labels.csv").exists():
+            raise
+        shutil.rmtree(unfinished)
 
 
 def photograph(name: str, seed: int, index: int) -> Image.Image:
