@@ -179,13 +179,18 @@ def _plain_measures(rgb: np.ndarray, luma: np.ndarray) -> list[float]:
         float(luma.mean()),
         float(luma.std()),
         float(saturation.mean()),
-        float(np.log(laplace(luma).var() + 1)),
+        log_laplacian_variance(luma),
         float(np.mean(luma <= 5)),
         float(np.mean(luma >= 250)),
         float(-np.sum(share * np.log2(share))),
         float(high - low),
         _blockiness(luma),
     ]
+
+
+def log_laplacian_variance(luma: np.ndarray) -> float:
+    """Sharpness of a luma plane (h, w) in 0 .. 255; 0 for a flat one."""
+    return float(np.log(laplace(luma).var() + 1))
 
 
 def _colourfulness(rgb: np.ndarray) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,7 +16,6 @@ from realqa_utils import (
     comparison_plots,
     evaluation,
     granularity,
-    hashes,
     labels,
     paper,
     results,
@@ -177,21 +175,8 @@ def save(
     watch: results.Stopwatch,
 ) -> str:
     """Write the tables ("", "tracking", "verdicts", "noise"), the figures and both claims."""
-    facts = {
-        "seeds": profile.seeds,
-        "n": len(splits[0].test),
-        "n_parsed": None,  # the column `parsed`
-        "interval": "95 % percentile bootstrap over test images, pooled over seeds",
-        "data_hashes": {split.test.name: split.test.ids_hash for split in splits},
-        "model_hash": hashes.of_model(profile.model),
-        "started": watch,
-        "notes": str(trials.training.recipe_record(profile.chains, profile.view)),
-    }
-    folder = Path()
-    for part, frame in parts.items():
-        stem = f"{NOTEBOOK}_{part}" if part else NOTEBOOK
-        drawn = dict(figures) if part == "" else {}
-        folder = results.save(stem, profile, frame, figures=drawn, **facts).parent
+    facts = scorers.facts(profile, [s.test for s in splits], profile.chains, watch)
+    folder = results.save_parts(NOTEBOOK, profile, parts, figures, **facts)
     results.record_claim(
         profile,
         TRACKS,
@@ -216,7 +201,7 @@ def save(
         n=row["n"],
         seeds=profile.seeds,
     )
-    return folder.name
+    return folder
 
 
 def summary(judged: pd.DataFrame, mean: statistics.Interval, tracked: pd.DataFrame) -> str:

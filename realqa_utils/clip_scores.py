@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.ndimage import laplace
 
-from realqa_utils import hashes, parallel, results, scorers, scoring, trials, video
+from realqa_utils import hashes, parallel, results, scorers, trials, video
 from realqa_utils.backbone import Backbone
-from realqa_utils.baselines import MAX_SIDE
+from realqa_utils.baselines import MAX_SIDE, log_laplacian_variance
 from realqa_utils.datasets.table import Table
 from realqa_utils.profiles import Profile
 from realqa_utils.trials import Trial
@@ -90,7 +89,7 @@ def score(
     for facts, windows in _sampled(clips, view):
         whole = facts.index[facts["problem"] == ""]
         for tables, model in zip(parts, models, strict=True):
-            found = read(model, windows, digits) if windows else pd.DataFrame()
+            found = trials.read_windows(model, windows, digits) if windows else pd.DataFrame()
             tables.append(facts.join(found.set_axis(whole)))
     return [pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS) for tables in parts]
 
@@ -113,21 +112,6 @@ def _sampled(clips: Table, view: View) -> Iterator[tuple[pd.DataFrame, list]]:
             rows, windows = [], []
 
 
-def read(
-    model: Backbone, windows: Sequence[Sequence[Image.Image]], digits: int = 3
-) -> pd.DataFrame:
-    """One row per frame, averaged over its windows: greedy, expected, sd, parsed, answers.
-
-    Greedy is the mean over the windows whose free answer would parse, NaN where none would.
-    """
-    counts = [len(part) for part in windows]
-    flat = [window for part in windows for window in part]
-    frame = scoring.as_frame(scoring.read(model, flat, digits))
-    by_image = frame.groupby(np.repeat(np.arange(len(windows)), counts))
-    means = by_image[["greedy", "expected", "sd"]].mean()
-    return means.assign(parsed=by_image["parsed"].sum(), answers=counts)
-
-
 def sharpness(image: Image.Image) -> float:
     """Log variance of the Laplacian of the luma: a baseline that knows nothing but focus.
 
@@ -135,7 +119,7 @@ def sharpness(image: Image.Image) -> float:
     """
     grey = image.convert("L")
     grey.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    return float(np.log(laplace(np.asarray(grey, np.float32)).var() + 1))
+    return log_laplacian_variance(np.asarray(grey, np.float32))
 
 
 # --- from frames to clips ------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from realqa_utils import (
     evaluation,
     form_filling,
     granularity,
-    hashes,
     results,
     scorers,
     scores,
@@ -224,22 +223,12 @@ def save(
     watch: results.Stopwatch,
 ) -> str:
     """Write the tables ("" and "ratios") and the figures. Times differ from run to run."""
-    facts = {
+    facts = scorers.facts(profile, [test], profile.recipe, watch) | {
         "seeds": profile.seeds[:1],
-        "n": len(test),
-        "n_parsed": None,
         "interval": "minimum and maximum of alternating rounds; median between",
-        "data_hashes": {test.name: test.ids_hash},
-        "model_hash": hashes.of_model(profile.model),
-        "started": watch,
         "notes": "times of this machine; they differ from run to run",
     }
-    folder = ""
-    for part, frame in parts.items():
-        stem = f"{NOTEBOOK}_{part}" if part else NOTEBOOK
-        drawn = dict(figures) if part == "" else {}
-        folder = results.save(stem, profile, frame, figures=drawn, **facts).parent.name
-    return folder
+    return results.save_parts(NOTEBOOK, profile, parts, figures, **facts)
 
 
 def summary(compared: pd.DataFrame) -> str:

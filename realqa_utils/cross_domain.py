@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,11 @@ from matplotlib.figure import Figure
 from realqa_utils import (
     datasets,
     evaluation,
-    hashes,
     paper,
     results,
     scorers,
     statistics,
     tracking,
-    trials,
 )
 from realqa_utils.chain_of_thought import DIRECT, REASONED, chained, plain, reasoners
 from realqa_utils.datasets import registry
@@ -199,21 +196,8 @@ def save(
     watch: results.Stopwatch,
 ) -> str:
     """Write the tables ("", "heat", "verdicts"), the figures and the claim."""
-    facts = {
-        "seeds": profile.seeds,
-        "n": sum(map(len, tables.values())),
-        "n_parsed": None,
-        "interval": "95 % percentile bootstrap over test images, pooled over seeds",
-        "data_hashes": {name: table.ids_hash for name, table in tables.items()},
-        "model_hash": hashes.of_model(profile.model),
-        "started": watch,
-        "notes": str(trials.training.recipe_record(profile.chains, profile.view)),
-    }
-    folder = Path()
-    for part, frame in parts.items():
-        stem = f"{NOTEBOOK}_{part}" if part else NOTEBOOK
-        drawn = dict(figures) if part == "" else {}
-        folder = results.save(stem, profile, frame, figures=drawn, **facts).parent
+    facts = scorers.facts(profile, tables.values(), profile.chains, watch)
+    folder = results.save_parts(NOTEBOOK, profile, parts, figures, **facts)
     judged = parts["verdicts"]
     chosen = judged[(judged["dataset"] == "all unseen sets") & (judged["read"] == "greedy")]
     for row in chosen.to_dict("records"):
@@ -224,7 +208,7 @@ def save(
             statement=f"{paper.CLAIMS[CLAIM]} [mean over unseen sets, regular form, greedy]",
             **{key: row[key] for key in ("estimate", "low", "high", "n", "seeds")},
         )
-    return folder.name
+    return folder
 
 
 def summary(judged: pd.DataFrame) -> str:

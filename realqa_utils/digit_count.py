@@ -211,10 +211,11 @@ def save(
     judged: pd.DataFrame,
     kept: pd.DataFrame,
     found: Readings,
-    figure: Figure,
+    alone: pd.DataFrame,
+    figures: Mapping[str, Figure],
     watch: results.Stopwatch,
 ) -> str:
-    """Write the tables, the figure and the claim, which is judged on the first (narrow) set."""
+    """Write the tables, the figures and the claim, which is judged on the first (narrow) set."""
     counts = parsed(found)
     tables = [split.test for splits in sets.values() for split in splits]
     facts = {
@@ -228,9 +229,8 @@ def save(
         "started": watch,
         "notes": str(trials.training.recipe_record(profile.recipe, profile.view)),
     }
-    results.save(NOTEBOOK, profile, result, figures={"": figure}, **facts)
-    results.save(f"{NOTEBOOK}_kept_digits", profile, kept, **facts)
-    path = results.save(f"{NOTEBOOK}_verdicts", profile, judged, **facts)
+    parts = {"": result, "kept_digits": kept, "verdicts": judged, "ceilings": alone}
+    folder = results.save_parts(NOTEBOOK, profile, parts, figures, **facts)
     first = judged.iloc[0]
     results.record_claim(
         profile,
@@ -243,7 +243,7 @@ def save(
         n=first["n"],
         seeds=profile.seeds,
     )
-    return path.parent.name
+    return folder
 
 
 def summary(profile: Profile, judged: pd.DataFrame, limits: pd.DataFrame) -> str:

@@ -103,7 +103,7 @@ class Answer:
 
 def ask(
     endpoint: Endpoint,
-    jobs: Iterable[tuple[str, str | Path]],
+    jobs: Iterable[tuple[str, str | Path | None]],
     cache: str | Path,
     concurrency: int = 4,
     retries: int = 5,
@@ -114,7 +114,7 @@ def ask(
     seed: int = 0,
     sleep: Callable[[float], object] | None = None,
 ) -> list[Answer]:
-    """One answer per job (question, photo), in the order of the jobs.
+    """One answer per job (question, photo), in the order of the jobs; the photo may be None.
 
     A job that fails has a problem instead of a text, and the others go on. Tried again are: no
     connection, time-outs, 408, 425, 429 and 5xx, and answers that are malformed or empty.
@@ -182,21 +182,23 @@ class _Batch:
     locks: dict[str, Lock] = field(default_factory=dict)
 
 
-def _answer(batch: _Batch, question: str, photo: str | Path, rng: np.random.Generator) -> Answer:
+def _answer(
+    batch: _Batch, question: str, photo: str | Path | None, rng: np.random.Generator
+) -> Answer:
     """The answer out of the cache or from the endpoint; whatever goes wrong becomes a problem."""
     key = batch.endpoint.key
     if not (isinstance(question, str) and question.strip()):
         return Answer(problem="no question; right is a text")
     try:
         # In the name, the digest stands for the photo: the cache outlives a change of encoder.
-        label = f"{_digest(photo)} {LONGEST_SIDE} {JPEG_QUALITY}"
+        label = photo and f"{_digest(photo)} {LONGEST_SIDE} {JPEG_QUALITY}"
         named = [batch.endpoint.base_url, _request(batch, question, label)]
         name = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
         path = batch.cache / f"{name}.json"
         with batch.locks.setdefault(name, Lock()):  # the same job twice in a batch is paid once
             if kept := _kept(path):
                 return kept
-            answer = _try(batch, _request(batch, question, _data_url(photo)), rng)
+            answer = _try(batch, _request(batch, question, photo and _data_url(photo)), rng)
             if answer.text:
                 _keep(path, answer, batch.endpoint.model, redact(question, key))
             return answer
@@ -204,9 +206,11 @@ def _answer(batch: _Batch, question: str, photo: str | Path, rng: np.random.Gene
         return Answer(problem=one_line(str(error) or type(error).__name__, key))
 
 
-def _request(batch: _Batch, question: str, image_url: str) -> dict:
-    image = {"type": "image_url", "image_url": {"url": image_url}}
-    content = [image, {"type": "text", "text": question}]
+def _request(batch: _Batch, question: str, image_url: str | None) -> dict:
+    content: str | list = question  # which a model without eyes takes too
+    if image_url:
+        image = {"type": "image_url", "image_url": {"url": image_url}}
+        content = [image, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
     return {"model": batch.endpoint.model, "messages": messages, **batch.settings}
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import torch
@@ -17,8 +12,7 @@ from tqdm import tqdm
 from realqa_utils import endpoints, sorting
 from realqa_utils.backbone import Backbone
 from realqa_utils.encoding import encode
-from realqa_utils.endpoints import Answer, Endpoint
-from realqa_utils.redaction import hidden_in_logs, redact
+from realqa_utils.endpoints import Endpoint
 from realqa_utils.sorting import Answerer
 
 MAX_TOKENS = 160  # of an answer: ten numbers of four digits with commas and some words
@@ -81,15 +75,18 @@ def _generate(backbone: Backbone, questions: Sequence[str], max_new_tokens: int)
 # --- an endpoint ---------------------------------------------------------------------------------
 
 
-def at_endpoint(endpoint: Endpoint, cache: str | Path, **options) -> Answerer:
+def at_endpoint(
+    endpoint: Endpoint, cache: str | Path, max_tokens: int = ENDPOINT_TOKENS, **options
+) -> Answerer:
     """The model behind an OpenAI-compatible endpoint; answers are kept in the folder `cache`.
 
-    `options` are those of `ask_text`. Asking raises ConnectionError where a question stays without
-    an answer: that says nothing about the model. A rerun asks only what is missing.
+    `options` are those of `endpoints.ask`. Asking raises ConnectionError where a question stays
+    without an answer: that says nothing about the model. A rerun asks only what is missing.
     """
 
     def answer(questions: Sequence[str]) -> list[str]:
-        answers = ask_text(endpoint, questions, cache, **options)
+        jobs = [(question, None) for question in questions]
+        answers = endpoints.ask(endpoint, jobs, cache, max_tokens=max_tokens, **options)
         problems = [answer.problem for answer in answers if answer.problem]
         if problems:
             raise ConnectionError(
@@ -98,48 +95,4 @@ def at_endpoint(endpoint: Endpoint, cache: str | Path, **options) -> Answerer:
             )
         return [answer.text for answer in answers]
 
-    return answer
-
-
-def ask_text(
-    endpoint: Endpoint,
-    questions: Sequence[str],
-    cache: str | Path,
-    concurrency: int = 4,
-    retries: int = 5,
-    timeout: float = 60.0,
-    max_tokens: int = ENDPOINT_TOKENS,
-    temperature: float = 0.0,
-    seed: int = 0,
-    sleep: Callable[[float], object] | None = None,
-) -> list[Answer]:
-    """`endpoints.ask` without photographs: one answer per question, in their order."""
-    endpoints._check_limits(concurrency, retries, timeout, max_tokens)
-    stop = Event()
-    Path(cache).mkdir(parents=True, exist_ok=True)
-    settings = {"max_tokens": max_tokens, "temperature": temperature}
-    rngs = [np.random.default_rng([seed, index]) for index in range(len(questions))]
-    with hidden_in_logs(endpoint.key), endpoints._client(endpoint, concurrency, timeout) as client:
-        batch = endpoints._Batch(
-            endpoint, client, Path(cache), settings, retries, timeout, sleep or stop.wait, stop
-        )
-        with ThreadPoolExecutor(concurrency) as pool:
-            try:
-                return list(pool.map(partial(_answer, batch), questions, rngs))
-            except BaseException:  # cut off: send nothing new, but keep what is already paid for
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-
-
-def _answer(batch, question: str, rng: np.random.Generator) -> Answer:
-    messages = [{"role": "user", "content": question}]
-    request = {"model": batch.endpoint.model, "messages": messages, **batch.settings}
-    named = json.dumps([batch.endpoint.base_url, request], sort_keys=True)
-    path = batch.cache / f"{hashlib.sha256(named.encode()).hexdigest()}.json"
-    if kept := endpoints._kept(path):
-        return kept
-    answer = endpoints._try(batch, request, rng)
-    if answer.text:
-        endpoints._keep(path, answer, batch.endpoint.model, redact(question, batch.endpoint.key))
     return answer

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from realqa_utils import evaluation, hashes, paper, results, scorers, trials
+from realqa_utils import evaluation, paper, results, scorers, trials
 from realqa_utils.datasets.table import Split
 from realqa_utils.profiles import Profile
 
@@ -127,18 +127,10 @@ def save(
 ) -> str:
     """Write the tables, the figures and the claim: greedy digits against the regression head."""
     read, asked = parsed(found)
-    facts = {
-        "seeds": profile.seeds,
-        "n": asked,
-        "n_parsed": read,
-        "interval": "95 % percentile bootstrap over test images, pooled over seeds",
-        "data_hashes": {split.test.name: split.test.ids_hash for split in splits},
-        "model_hash": hashes.of_model(profile.model),
-        "started": watch,
-        "notes": str(trials.training.recipe_record(profile.recipe, profile.view)),
-    }
-    results.save(NOTEBOOK, profile, result, figures=dict(figures), **facts)
-    path = results.save(f"{NOTEBOOK}_verdicts", profile, judged, **facts)
+    facts = scorers.facts(profile, [s.test for s in splits], profile.recipe, watch)
+    facts |= {"n": asked, "n_parsed": read}
+    parts = {"": result, "verdicts": judged}
+    folder = results.save_parts(NOTEBOOK, profile, parts, figures, **facts)
     row = judged[(judged["model"] == HEAD) & (judged["read"] == "greedy")].iloc[0]
     results.record_claim(
         profile,
@@ -151,7 +143,7 @@ def save(
         n=row["n"],
         seeds=profile.seeds,
     )
-    return path.parent.name
+    return folder
 
 
 def summary(result: pd.DataFrame, judged: pd.DataFrame) -> str:

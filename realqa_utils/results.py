@@ -40,8 +40,9 @@ Seeds = int | Sequence[int]
 
 __all__ = [
     "CLAIM_COLUMNS", "TABLE_COLUMNS", "Stopwatch", "claims", "figure_dir", "file_hash", "home",
-    "provenance", "record_claim", "root", "run_dir", "save", "save_figure", "source_hash",
-    "write_atomically", "write_bytes", "write_folder", "write_json", "write_table", "write_text",
+    "provenance", "record_claim", "root", "run_dir", "save", "save_figure", "save_parts",
+    "source_hash", "write_atomically", "write_bytes", "write_folder", "write_json", "write_table",
+    "write_text",
 ]  # fmt: skip
 
 
@@ -205,6 +206,20 @@ def save(
     }
     write_json(folder / f"{stem}.json", record | provenance())
     return write_table(folder / f"{stem}.csv", table)
+
+
+def save_parts(
+    stem: str,
+    profile: str | Profile,
+    parts: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, Figure] | None = None,
+    **facts: object,
+) -> str:
+    """`save` several tables as `<stem>_<part>`, the figures with the part ""; the folder's name."""
+    for part, table in parts.items():
+        drawn = None if part else figures
+        path = save(f"{stem}_{part}" if part else stem, profile, table, figures=drawn, **facts)
+    return path.parent.name
 
 
 def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:

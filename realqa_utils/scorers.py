@@ -6,7 +6,7 @@ comes first trains them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from realqa_utils import datasets, parallel, results, trials
+from realqa_utils import datasets, hashes, parallel, results, training, trials
 from realqa_utils.backbone import Backbone
 from realqa_utils.datasets.table import Split, Table
 from realqa_utils.profiles import Profile
@@ -87,3 +87,20 @@ def _read_all(trial: Trial, forms: tuple, tables: Mapping | None, cache: Path) -
 def trained(profile: Profile, trial: Trial) -> Backbone:
     """The model of a trial, from disk where it was trained before."""
     return trials.trained(trial, results.run_dir(profile, "trials"))
+
+
+def facts(
+    profile: Profile, tables: Iterable[Table], recipe: Recipe, watch: results.Stopwatch
+) -> dict[str, object]:
+    """What the record of every comparison says; what was parsed is a column of the tables."""
+    tables = {table.name: table for table in tables}
+    return {
+        "seeds": profile.seeds,
+        "n": sum(map(len, tables.values())),
+        "n_parsed": None,
+        "interval": "95 % percentile bootstrap over test images, pooled over seeds",
+        "data_hashes": {name: table.ids_hash for name, table in tables.items()},
+        "model_hash": hashes.of_model(profile.model),
+        "started": watch,
+        "notes": str(training.recipe_record(recipe, profile.view)),
+    }

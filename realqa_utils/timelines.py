@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from realqa_utils import clip_scores, scorers, video
+from realqa_utils import clip_scores, scorers, trials, video
 from realqa_utils.backbone import Backbone
 from realqa_utils.datasets import clips as generated
 from realqa_utils.datasets.table import Table
@@ -17,6 +17,7 @@ from realqa_utils.profiles import Profile
 from realqa_utils.views import View
 
 MOMENTS = 24  # that are read of a clip
+DIGITS = 3  # M of the models of `scorers`
 STILLS = 8  # that are shown of it
 
 
@@ -61,7 +62,7 @@ def timeline(model: Backbone, row: pd.Series, clips: Table, profile: Profile) ->
     """One clip of the table by its row, read at `MOMENTS`."""
     times, images = zip(*video.timed_frames(row["path"], MOMENTS), strict=True)
     view: View = profile.view
-    scores = clip_scores.read(model, [view.windows(image) for image in images])
+    scores = trials.read_windows(model, [view.windows(image) for image in images], DIGITS)
     stills = video.timed_frames(row["path"], STILLS)
     known = "event" in row
     return Timeline(

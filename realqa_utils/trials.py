@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from realqa_utils import (
@@ -221,23 +222,30 @@ def read_attributes(backbone: Backbone, trial: Trial) -> pd.DataFrame:
 
 def read_table(backbone: Backbone, trial: Trial, form: str = "direct") -> pd.DataFrame:
     """Readings of the test photographs, averaged over the windows of each, asked in one form."""
-    view, test = trial.view, trial.split.test
-    windows = [view.windows(open_photo(path)) for path in test.frame["path"]]
-    counts = [len(part) for part in windows]
+    test = trial.split.test
+    windows = [trial.view.windows(open_photo(path)) for path in test.frame["path"]]
     flat = [window for part in windows for window in part]
-    frame = _read(backbone, flat, trial, form)
-    owner = np.repeat(np.arange(len(test)), counts)
-    means = frame[["greedy", "expected", "sd"]].groupby(owner).mean()  # NaN: no window parsed
-    parsed = frame["parsed"].groupby(owner).sum()
-    return pd.DataFrame(
-        {
-            "id": test.frame["id"],
-            "target": test.targets,
-            **means,
-            "answers": counts,
-            "parsed": parsed,
-        }
-    )
+    means = _averaged(_read(backbone, flat, trial, form), [len(part) for part in windows])
+    return pd.concat([test.frame["id"], pd.Series(test.targets, name="target"), means], axis=1)
+
+
+def read_windows(
+    backbone: Backbone, windows: Sequence[Sequence[Image.Image]], digits: int
+) -> pd.DataFrame:
+    """Readings of photographs that are cut into windows already: one row each."""
+    flat = [window for part in windows for window in part]
+    frame = scoring.as_frame(scoring.read(backbone, flat, digits))
+    return _averaged(frame, [len(part) for part in windows])
+
+
+def _averaged(frame: pd.DataFrame, counts: Sequence[int]) -> pd.DataFrame:
+    """Rows of windows -> rows of photographs, with `answers` and how many of them `parsed`.
+
+    Greedy is the mean over the windows whose free answer would parse, NaN where none would.
+    """
+    by_photograph = frame.groupby(np.repeat(np.arange(len(counts)), counts))
+    means = by_photograph[["greedy", "expected", "sd"]].mean()
+    return means.assign(answers=list(counts), parsed=by_photograph["parsed"].sum())
 
 
 def _read(backbone: Backbone, images: list, trial: Trial, form: str) -> pd.DataFrame:

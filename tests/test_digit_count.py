@@ -103,7 +103,8 @@ def test_saving_writes_tables_figure_record_and_claim(root, sets, readings, monk
     figure = plots.digit_count(table)
     assert isinstance(figure, Figure)
     watch = results.Stopwatch()
-    digit_count.save(SMOKE, sets, table, judged, kept, readings, figure, watch)
+    alone = digit_count.ceilings(sets, [1])
+    digit_count.save(SMOKE, sets, table, judged, kept, readings, alone, {"": figure}, watch)
     folder = results.figure_dir("smoke")
     assert (folder / "05_digit_count.png").stat().st_size > 5000
     assert len(pd.read_csv(folder / "05_digit_count_kept_digits.csv")) == len(kept)

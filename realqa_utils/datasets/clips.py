@@ -137,11 +137,7 @@ def rate(clip: Clip, seed: int, index: int) -> tuple[float, float]:
     They rate the overall quality, on the scale 1..5.
     """
     truth = float(on_scale(overall(quality(clip))))
-    bias = np.random.default_rng([seed, 7]).normal(0, 0.5 * DOMAIN.rater_sd, DOMAIN.raters)
-    noise = np.random.default_rng([seed, index, 7]).normal(0, 0.87 * DOMAIN.rater_sd, DOMAIN.raters)
-    ratings = np.round((truth + bias + noise) / DOMAIN.step) * DOMAIN.step
-    ratings = np.clip(ratings, DOMAIN.scale.low, DOMAIN.scale.high)
-    return float(ratings.mean()), float(ratings.std(ddof=1))
+    return mini.ratings(truth, DOMAIN, seed, index)
 
 
 def true_curve(id_: str) -> pd.Series:

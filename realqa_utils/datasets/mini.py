@@ -139,12 +139,17 @@ def rate(scene: Scene, name: str, seed: int, index: int) -> tuple[float, float]:
     domain = get_domain(name)
     mean, sd = _quality_moments(name)
     truth = domain.mean + domain.spread * (hidden_quality(scene, domain.taste) - mean) / sd
+    return ratings(truth, domain, seed, index)
+
+
+def ratings(truth: float, domain: Domain, seed: int, index: int) -> tuple[float, float]:
+    """What simulated raters say of a true quality on the domain's scale: mean and deviation."""
     # Two parts of the disagreement: what a rater is like, and what a rater thinks of this photo.
     bias = np.random.default_rng([seed, 7]).normal(0, 0.5 * domain.rater_sd, domain.raters)
     noise = np.random.default_rng([seed, index, 7]).normal(0, 0.87 * domain.rater_sd, domain.raters)
-    ratings = np.round((truth + bias + noise) / domain.step) * domain.step
-    ratings = np.clip(ratings, domain.scale.low, domain.scale.high)
-    return float(ratings.mean()), float(ratings.std(ddof=1))
+    said = np.round((truth + bias + noise) / domain.step) * domain.step
+    said = np.clip(said, domain.scale.low, domain.scale.high)
+    return float(said.mean()), float(said.std(ddof=1))
 
 
 def labels(scene: Scene) -> dict[str, object]:
