@@ -91,7 +91,7 @@ def timings(
     found = {MINI: timed(direct, images, rounds, seed)}
     for size in SIZES:
         some = ways(larger(models["direct"], size), few // 4, many // 4, with_tree=False)
-        found[size] = timed(some, images, max(2, rounds - 2), seed)
+        found[size] = timed(some, images, 2, seed)
     return found
 
 
@@ -108,12 +108,12 @@ def growth(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Timings by number of digits, of the models of notebook 05, and of attributes."""
     cache, split = results.run_dir(profile, "trials"), scorers.splits(profile)[0]
-    many, by_digits = 8 if profile.name == "smoke" else 2 * BATCH, {}
+    many, by_digits = 8 if profile.name == "smoke" else BATCH, {}
     for digits in (1, 2, 3, 4):
         trial = scorers.trial(profile, split, profile.recipe, profile.seeds[0], digits=digits)
         read = partial(scoring.read, trials.trained(trial, cache), digits=digits)
         by_digits[str(digits)] = (read, many)
-    by_attributes = attribute_ways(models["attributes"], (1, 2, 5, 7, 10), many // 2)
+    by_attributes = attribute_ways(models["attributes"], (1, 2, 5, 7, 10), many)
     return timed(by_digits, images, rounds, seed), timed(by_attributes, images, rounds, seed)
 
 

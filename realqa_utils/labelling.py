@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from realqa_utils import taxonomy
+from realqa_utils import decoder, taxonomy
 from realqa_utils.backbone import Backbone
 from realqa_utils.conversations import STAGE_1, AttributeForm, Parsed
 
@@ -34,7 +34,7 @@ def ask(
     for start in tqdm(starts, "asking", disable=not progress, leave=False):
         part = images[start : start + batch_size]
         opened = [image() if callable(image) else image for image in part]
-        answers += backbone.generate([question] * len(opened), opened, max_new_tokens)
+        answers += decoder.generate(backbone, [question] * len(opened), opened, max_new_tokens)
     return answers
 
 

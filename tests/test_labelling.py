@@ -25,14 +25,20 @@ CODES = {
 
 
 class Stub:
-    """A backbone that answers with the question and the size of the photograph."""
+    """In place of `decoder.generate`: answers with the question and the size of the photograph."""
 
     def __init__(self):
         self.batches = []
 
-    def generate(self, questions, images, max_new_tokens):
+    def __call__(self, backbone, questions, images, max_new_tokens):
         self.batches.append(len(images))
         return [f"{q} {i.size} {max_new_tokens}" for q, i in zip(questions, images, strict=True)]
+
+
+@pytest.fixture
+def stub(monkeypatch) -> Stub:
+    monkeypatch.setattr(labelling.decoder, "generate", Stub())
+    return labelling.decoder.generate
 
 
 def sizes(count: int) -> list[Image.Image]:
@@ -43,22 +49,21 @@ def sizes(count: int) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("count, batches", [(0, []), (1, [1]), (6, [3, 3]), (7, [3, 3, 1])])
-def test_every_photograph_is_asked_about_once_in_order(count, batches):
-    stub = Stub()
-    answers = labelling.ask(stub, sizes(count), "What?", 5, batch_size=3)
+def test_every_photograph_is_asked_about_once_in_order(stub, count, batches):
+    answers = labelling.ask(None, sizes(count), "What?", 5, batch_size=3)
     assert answers == [f"What? {(8 + i, 8)} 5" for i in range(count)]
     assert stub.batches == batches
 
 
-def test_photographs_may_be_opened_only_when_their_turn_comes():
-    stub, opened = Stub(), []
+def test_photographs_may_be_opened_only_when_their_turn_comes(stub):
+    opened = []
 
     def opener(image):
         return lambda: opened.append(len(stub.batches)) or image
 
-    answers = labelling.ask(stub, [opener(image) for image in sizes(5)], "What?", batch_size=2)
-    assert answers == labelling.ask(Stub(), sizes(5), "What?")
+    answers = labelling.ask(None, [opener(image) for image in sizes(5)], "What?", batch_size=2)
     assert opened == [0, 0, 1, 1, 2]
+    assert answers == labelling.ask(None, sizes(5), "What?")
 
 
 def test_a_batch_is_answered_as_its_photographs_one_by_one(tiny_backbone):

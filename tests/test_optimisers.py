@@ -1,4 +1,4 @@
-"""Two optimisers as one: each part equals the library's own, alone and inside the `Trainer`."""
+"""Muon against the library's and float64; two optimisers as one, alone and inside the `Trainer`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from realqa_utils import optimisers
-from realqa_utils.optimisers import MuonAdamW, cosine, matrices_and_others, muon, take_step
+from realqa_utils.optimisers import (
+    Muon,
+    MuonAdamW,
+    cosine,
+    matrices_and_others,
+    muon,
+    orthogonal,
+    take_step,
+)
 
 RATE, DECAY = 0.01, 0.3
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
@@ -48,7 +56,7 @@ def apart(model: Net) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     matrix = model.blocks[0][0].weight
     others = [p for p in model.parameters() if p is not matrix]
     return (
-        torch.optim.Muon([matrix], lr=20 * RATE, weight_decay=DECAY / 20, momentum=0.95),
+        Muon([matrix], lr=20 * RATE, weight_decay=DECAY / 20, momentum=0.95),
         torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.98), weight_decay=DECAY),
     )
 
@@ -63,6 +71,39 @@ def step(model: Net, *parts: torch.optim.Optimizer) -> None:
 def assert_same(one: nn.Module, other: nn.Module) -> None:
     for name, weight in one.named_parameters():
         assert torch.equal(weight, other.get_parameter(name)), name
+
+
+# --- Muon ---------------------------------------------------------------------------------------
+
+COEFFICIENTS = torch.optim.Muon([nn.Parameter(torch.ones(1, 1))]).defaults["ns_coefficients"]
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
+def test_newton_schulz_in_double_precision(shape):
+    """Every singular value goes through the polynomial by itself, singular vectors stay."""
+    given = np.random.default_rng(3).normal(size=shape)
+    left, values, right = np.linalg.svd(given, full_matrices=False)
+    values, (a, b, c) = values / np.linalg.norm(given), COEFFICIENTS
+    for _ in range(5):
+        values = a * values + b * values**3 + c * values**5
+    found = orthogonal(torch.tensor(given, dtype=torch.float32), COEFFICIENTS, 5, 1e-7)
+    np.testing.assert_allclose(found, left * values @ right, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+def test_muon_is_the_librarys_but_for_bfloat16(shape):
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    options = {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.9}
+    parts = (Muon([ours], **options), torch.optim.Muon([theirs], **options))
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        for part in parts:
+            part.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.01 * moved  # bfloat16 has three digits
 
 
 # --- the parts ---------------------------------------------------------------------------------
