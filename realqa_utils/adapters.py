@@ -1,8 +1,9 @@
 """What is trained: LoRA on the language and vision linears, or whole parts of the model.
 
 The targets are those of the released configs: the seven linears of every language layer, and
-`qkv`, `proj`, `fc1`, `fc2` of every vision block. The merger, the patch embedding and the language
-head get none, which is why the patterns are anchored ("all-linear" would hit the merger).
+`qkv`, `proj`, `fc1`, `fc2` of every vision block (in Qwen2.5-VL and Qwen3-VL the linears of its MLP
+have other names). The merger, the patch embedding and the language head get none, which is why the
+patterns are anchored ("all-linear" would hit the merger).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from realqa_utils.backbone import Backbone
 from realqa_utils.recipes import LANGUAGE_MODES, VISION_MODES
 
 LANGUAGE = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-VISION = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
+VISION = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.((linear_)?fc[12]|(gate|up|down)_proj))"
 
 
 def prepare(

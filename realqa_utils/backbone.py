@@ -128,9 +128,12 @@ class Backbone:
         self.image_processor.save_pretrained(folder)
 
 
-def load(source: str | Path = "mini", dtype: torch.dtype = torch.float32) -> Backbone:
+def load(
+    source: str | Path = "mini", dtype: torch.dtype = torch.float32, **how: object
+) -> Backbone:
     """Load a backbone: "mini", a local folder, or a hub name.
 
+    `how` are further arguments of the library's `from_pretrained`, such as `device_map`.
     Raises FileNotFoundError for a folder without a checkpoint, ValueError for a tokenizer that
     merges digits.
     """
@@ -145,7 +148,7 @@ def load(source: str | Path = "mini", dtype: torch.dtype = torch.float32) -> Bac
     _digit_ids(tokenizer)
     with quiet(folder == MINI_FOLDER):
         model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **how
         )
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
     return Backbone(vision.batch_vision(model).eval(), tokenizer, processor, str(source))

@@ -46,7 +46,9 @@ class Collator:
     def __init__(self, backbone: Backbone, table: Table, recipe: Recipe, view: View):
         self.backbone, self.recipe = backbone, recipe
         self.data, self.lesson = Photographs(table, view), lessons.of(recipe, table)
-        frozen = recipe.vision == "frozen"
+        # Qwen3-VL's tower also speaks to single language layers: of it, tokens are not all.
+        whole = not hasattr(backbone.core.visual, "deepstack_merger_list")
+        frozen = recipe.vision == "frozen" and whole
         self.tokens = frozen_tokens(backbone, self.data, recipe.seed) if frozen else None
 
     def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:

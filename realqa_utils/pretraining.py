@@ -172,8 +172,8 @@ def train_language(backbone: Backbone, images, labels, steps: int, batch: int, s
     progress = tqdm(range(steps), "language side", mininterval=5)
     for step in progress:
         rows = generator.choice(len(labels), batch, replace=False)
-        pairs = [_conversation(labels[row], generator) for row in rows]
-        seen = _caption_loss(backbone, tokens[rows], pairs)
+        pairs = [conversation(labels[row], generator) for row in rows]
+        seen = caption_loss(backbone, tokens[rows], pairs)
         lines = [captions.number_text(generator) for _ in range(batch)]
         lines += [captions.word_text(words, generator) for _ in range(batch // 2)]
         read = _text_loss(backbone, lines)
@@ -182,7 +182,7 @@ def train_language(backbone: Backbone, images, labels, steps: int, batch: int, s
             progress.set_postfix(captions=f"{seen:.3f}", lines=f"{read:.3f}")
 
 
-def _conversation(labels: dict, generator: np.random.Generator) -> tuple[str, str]:
+def conversation(labels: dict, generator: np.random.Generator) -> tuple[str, str]:
     """A whole caption one time in three, else one of what is asked for."""
     if generator.uniform() < 1 / 3:
         return captions.QUESTION, captions.caption(labels)
@@ -195,7 +195,7 @@ def _words(labels: list[dict]) -> list[str]:
     return sorted({word for text in texts for word in re.findall(r"[A-Za-z-]+|[<>]", text)})
 
 
-def _caption_loss(
+def caption_loss(
     backbone: Backbone, tokens: torch.Tensor, pairs: list[tuple[str, str]]
 ) -> torch.Tensor:
     """Cross entropy of captions given requests and image tokens (batch, tokens, width)."""

@@ -141,7 +141,7 @@ def test_caption_loss_is_that_of_the_whole_model(tiny_backbone, scenes):
     pixels, grids = tiny_backbone.pixels(pretraining.as_images(images))
     with torch.no_grad():
         tokens = pretraining.image_tokens(tiny_backbone, images)
-        loss = pretraining._caption_loss(tiny_backbone, tokens, pairs)
+        loss = pretraining.caption_loss(tiny_backbone, tokens, pairs)
         batch = pretraining.encode(tiny_backbone, questions, said, grids)
         expected = tiny_backbone.model(**batch, pixel_values=pixels).loss
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
