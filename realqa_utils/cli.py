@@ -5,6 +5,8 @@ realqa notebooks refresh [--only 05,06]
 realqa report [--profile P]
 realqa score PHOTOS... --model FOLDER --out DIR
 realqa data            which public sets are there, and how to get the others
+realqa plan ...        what a profile needs: memory, hours, disk; before any download
+realqa doctor          is this machine ready for a profile?
 realqa pretrain ...    rebuild the shipped mini backbone
 realqa benchmark ...   training speed against the plain way
 realqa benchmark-ncm   what listening to NCM costs, beside a naive loop
@@ -30,6 +32,8 @@ FORWARDED = {
     "benchmark-ncm": "ncm_benchmark",
     "score": "score_command",
     "data": "data_command",
+    "plan": "plan_command",
+    "doctor": "doctor",
     "readme": "readme",
 }
 
@@ -86,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.set_defaults(command=_refresh)
 
     commands.add_parser("data", help="which public sets are there", add_help=False)
+    commands.add_parser("plan", help="what a profile needs: memory, hours, disk", add_help=False)
+    commands.add_parser("doctor", help="is this machine ready for a profile?", add_help=False)
     report = commands.add_parser("report", help="executed notebooks and claims as web pages")
     _add_profile(report)
     report.set_defaults(command=_report)

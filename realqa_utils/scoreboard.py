@@ -24,7 +24,7 @@ DIFFERENCE, CORRELATION, SQUARED = "difference of SRCC", "rank correlation", "sq
 CLAIMS = {
     "T1-stage1-beats-zero-shot": ("Stage 1 beats zero-shot", DIFFERENCE, "02"),
     "T2-mixed-granularity-best": ("Mixed granularity is best", DIFFERENCE, "03"),
-    "T3-sorting-separates-models": ("Better sorters score better", CORRELATION, "04"),
+    "T3-sorting-separates-models": ("Better sorters score better", DIFFERENCE, "04"),
     "T4-two-extra-digits": ("Two extra digits help", DIFFERENCE, "05"),
     "S46-next-token-vs-regression": ("Digits beat regression", DIFFERENCE, "07"),
     "F2-attributes-track-mos": ("MOS rises with attributes", CORRELATION, "08"),

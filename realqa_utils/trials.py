@@ -158,7 +158,8 @@ def starting_point(trial: Trial, cache: Path) -> Backbone:
 
 
 def _load(trial: Trial) -> Backbone:
-    return _seeing(backbones.load(trial.model), trial.view)
+    with backbones.quiet():
+        return _seeing(backbones.load(trial.model), trial.view)
 
 
 def _seeing(backbone: Backbone, view: View) -> Backbone:
