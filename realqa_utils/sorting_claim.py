@@ -175,8 +175,14 @@ def save(
     profile: Profile, data: Sequence[Split], tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Figure], watch: results.Stopwatch,
 ) -> str:  # fmt: skip
-    """Write the tables by their suffix ("" and "verdicts" among them), the figures, the claim."""
-    judged = tables["verdicts"]
+    """Write the tables by their suffix ("" and "verdicts" among them), the figures, the claim.
+
+    Of the first, only the paper's kind of lists stays in it; others go to the suffix "short".
+    """
+    judged, whole = tables["verdicts"], tables[""]
+    is_first = whole["dataset"] == whole["dataset"].iloc[0]
+    parts = {"": whole[is_first], "short": whole[~is_first]}
+    tables = {**tables, **{name: part for name, part in parts.items() if len(part)}}
     facts = scorers.facts(profile, [s.test for s in data], profile.recipe, watch) | {
         "seeds": number_text.seeds(profile),
         "n": int(tables[""]["n"].iloc[0]),

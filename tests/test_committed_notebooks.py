@@ -24,5 +24,6 @@ def test_parameters_have_the_same_names_everywhere(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
-def test_goes_through_on_smoke(path, root, tmp_path):
+def test_goes_through_on_smoke(path, tmp_path):
+    """In the root of the session: notebooks share models, which are then trained once."""
     notebooks.run(path, tmp_path / path.name, {"profile": "smoke"})

@@ -14,6 +14,7 @@ from scipy import stats
 from realqa_utils import backbone as backbones
 from realqa_utils import (
     batches,
+    comparison,
     granularity,
     number_sorters,
     number_text,
@@ -366,7 +367,8 @@ def test_a_better_sorter_that_scores_worse_makes_the_claim_fail(answers, scores,
 
 
 def test_everything_is_shown_saved_and_said(answers, scores, data, judged):
-    table = sorting_claim.table({"6": answers}, 0, 0, SMOKE.resamples)
+    short = {m: sorting.probe(sorter(s, 0), sorting.lists(9, 2)) for m, s in SKILL.items()}
+    table = sorting_claim.table({6: answers, 2: short}, 0, 0, SMOKE.resamples)
     shown = sorting_claim.shown(table)
     assert shown.loc[("the paper's, not comparable", "Qwen2-VL-7B"), "accuracy"] == "0.968"
     assert shown.loc[("ours", "as shipped"), "position"].startswith("0.000 [")
@@ -380,7 +382,11 @@ def test_everything_is_shown_saved_and_said(answers, scores, data, judged):
     sorting_claim.save(SMOKE, data, tables, figures, results.Stopwatch())
     folder = results.figure_dir("smoke")
     names = {path.name for path in folder.glob("04_*")}
-    assert {"04_number_sorting.png", "04_number_sorting_scatter.png"} <= names and len(names) == 10
+    assert {"04_number_sorting.png", "04_number_sorting_scatter.png"} <= names and len(names) == 12
+    kinds = [set(pd.read_csv(folder / f"04_number_sorting{part}.csv")["dataset"])
+             for part in ("", "_short")]  # fmt: skip
+    assert kinds == [{"40 lists of 6 decimals"}, {"9 lists of 2 decimals"}]
+    assert len(comparison.beside(3, "smoke", folder.parent)) > 18
     record = json.loads((folder / "04_number_sorting.json").read_text())
     assert record["n"] == 40 and record["seeds"] == [4, 7]
     (claim,) = results.claims("smoke").itertuples()
