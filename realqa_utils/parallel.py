@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 from joblib import Parallel, delayed, parallel_config
@@ -42,6 +43,8 @@ def run_all(
     if workers == 1:
         return [job(task) for task in tqdm(tasks, **show)]
     once = {"inner_max_num_threads": 1, "initializer": end_with_parent}
+    # Said when a worker that was idle for long ends as new work comes; another one takes that up.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     with parallel_config(backend="loky", **once):
         run = Parallel(n_jobs=workers, return_as="generator", batch_size=batch)
         return list(tqdm(run(delayed(job)(task) for task in tasks), **show))
