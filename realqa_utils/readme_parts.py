@@ -228,16 +228,14 @@ def _cost(table: pd.DataFrame, path: Path) -> str:
 
 
 def _sorting(table: pd.DataFrame, path: Path) -> str:
-    first = table["dataset"].iloc[0]
-    rows = table[table["dataset"] == first]
     scores = pd.read_csv(path.with_name(f"{path.stem}_scores.csv"))
     scores = scores[scores["reading"] == "greedy"].assign(metric="SRCC later, greedy")
     head = (
-        f"**Notebook 04 on `mini`**: {first}, and the SRCC after the same fine-tuning on scores "
-        "[95 % interval]. Hallucination: share of the answered numbers that were not given."
+        f"**Notebook 04 on `mini`**: {table['dataset'].iloc[0]}, and the SRCC after the same "
+        "fine-tuning on scores [95 % interval]. Hallucination: share of the answered numbers that were not given."
     )
     claim = "Claim *better sorters score better*, places right and SRCC, paired:"
-    grid = _grid(pd.concat([rows, scores]), "model", "metric", "model")
+    grid = _grid(pd.concat([table, scores]), "model", "metric", "model")
     return paragraphs(head, grid, _verdicts(path, claim, "model", "metric"))
 
 
