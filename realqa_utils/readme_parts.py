@@ -232,7 +232,8 @@ def _sorting(table: pd.DataFrame, path: Path) -> str:
     scores = scores[scores["reading"] == "greedy"].assign(metric="SRCC later, greedy")
     head = (
         f"**Notebook 04 on `mini`**: {table['dataset'].iloc[0]}, and the SRCC after the same "
-        "fine-tuning on scores [95 % interval]. Hallucination: share of the answered numbers that were not given."
+        "fine-tuning on scores [95 % interval]. Hallucination: share of the answered "
+        "numbers that were not given."
     )
     claim = "Claim *better sorters score better*, places right and SRCC, paired:"
     grid = _grid(pd.concat([table, scores]), "model", "metric", "model")
