@@ -46,7 +46,7 @@ class SpectraHeads(nn.Module):
         total = tokens.new_zeros(())
         for name, values in _targets(spectra.patch_spectra(images)).items():
             mean, sd = getattr(self, f"{name}_mean"), getattr(self, f"{name}_sd")
-            target = (torch.from_numpy(values) - mean) / sd
+            target = (torch.from_numpy(values).to(mean.device) - mean) / sd
             total = total + F.mse_loss(getattr(self, name)(seen[name]), target)
         return total
 
@@ -80,7 +80,7 @@ def adapt(
         return np.stack([np.asarray(view.training(photographs[r], generator)) for r in rows])
 
     visual = backbone.core.visual.requires_grad_(True)
-    heads = SpectraHeads(backbone.width, windows(SAMPLE))
+    heads = SpectraHeads(backbone.width, windows(SAMPLE)).to(visual.device)
     both = nn.ModuleDict({"visual": visual, "heads": heads})
     optimiser = optimisers.muon(both.named_parameters(), RATE, weight_decay=0.02)
     schedule = optimisers.cosine(optimiser, steps)
@@ -95,6 +95,7 @@ def adapt(
 
 def image_tokens(backbone: Backbone, images: np.ndarray) -> torch.Tensor:
     """Output of the vision tower (n, tokens, width) for equal photographs uint8 (n, h, w, 3)."""
-    pixels, grid = vision.patchify(images, backbone.image_processor)
     visual = backbone.core.visual
+    found = vision.patchify(images, backbone.image_processor)
+    pixels, grid = (part.to(visual.device) for part in found)
     return visual(pixels, grid_thw=grid).pooler_output.view(len(images), -1, backbone.width)

@@ -29,11 +29,13 @@ def prepare(
     rank: int = 128,
     alpha: int = 256,
     dropout: float = 0.05,
+    head: bool = False,
 ) -> Backbone:
     """Choose what is trained; returns a backbone around the same (now wrapped) model.
 
     `language` is "lora" or "full", `vision` "lora", "full" or "frozen"; LoRA on one side only goes
-    with the other side frozen or, for vision, trained in full. Raises ValueError for other words.
+    with the other side frozen or, for vision, trained in full. With `head` the language head is
+    trained too. Raises ValueError for other words.
     """
     if language not in LANGUAGE_MODES:
         raise ValueError(f"language={language!r}: one of {', '.join(LANGUAGE_MODES)}")
@@ -51,8 +53,8 @@ def prepare(
             lora_alpha=alpha,
             lora_dropout=dropout,
             target_modules=f"({LANGUAGE}|{VISION})" if vision == "lora" else LANGUAGE,
-            # a copy of the tower that is saved with the adapter; requires_grad alone saves nothing
-            modules_to_save=["visual"] if vision == "full" else None,
+            # copies that are saved with the adapter; requires_grad alone saves nothing
+            modules_to_save=["visual"] * (vision == "full") + ["lm_head"] * head or None,
         )
         model = get_peft_model(model, config)
     return Backbone(model, backbone.tokenizer, backbone.image_processor, backbone.name)
@@ -75,6 +77,7 @@ def load_adapter(backbone: Backbone, folder: str | Path) -> Backbone:
         raise FileNotFoundError(f"{folder} holds no adapter_model.safetensors")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Found missing adapter keys")
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         try:
             model = PeftModel.from_pretrained(backbone.model, folder)
         except UserWarning as problem:

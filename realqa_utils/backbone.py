@@ -7,6 +7,7 @@ from a checkpoint is never run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import PeftModel
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -48,12 +50,17 @@ class Backbone:
     @property
     def core(self) -> torch.nn.Module:
         """The model below the language head, whether or not LoRA is wrapped around it."""
-        model = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        is_wrapped = isinstance(self.model, PeftModel)  # the model inside has its `peft_config` too
+        model = self.model.get_base_model() if is_wrapped else self.model
         return model.model
 
     @property
     def width(self) -> int:
         return self.model.config.text_config.hidden_size
+
+    def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch where the model is."""
+        return {key: values.to(self.model.device) for key, values in batch.items()}
 
     @property
     def digit_ids(self) -> list[int]:
@@ -77,7 +84,8 @@ class Backbone:
     def look(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, list[Grid]]:
         """Image tokens (tokens, width) of RGB photographs in turn, and the grid of each.
 
-        What a Qwen2-VL's vision tower says of `pixels`; faster where they have one size.
+        What a Qwen2-VL's vision tower says of `pixels`, where it is; faster on a CPU where they
+        have one size.
         """
         tower = self.core.visual
         if self._fit(images) and vision.can_look(tower):
@@ -85,7 +93,8 @@ class Backbone:
             grid = (1, *vision.sides(arrays, self.image_processor))
             return vision.look(tower, arrays, self.image_processor), [grid] * len(images)
         pixels, grids = self.pixels(images)
-        seen = tower(pixels.to(self.model.dtype), grid_thw=torch.tensor(grids))
+        grid = torch.tensor(grids, device=tower.device)
+        seen = tower(pixels.to(tower.device, self.model.dtype), grid_thw=grid)
         return seen.pooler_output, grids
 
     def _fit(self, images: Sequence[Image.Image]) -> bool:
@@ -96,9 +105,9 @@ class Backbone:
         whole = width % unit == 0 and height % unit == 0
         return fits and whole and all(image.size == (width, height) for image in images)
 
-    def look_at(self, pixels: int) -> None:
-        """Bring every photograph to about `pixels` pixels from now on; whole patches decide."""
-        self.image_processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
+    def look_at(self, least: int, most: int) -> None:
+        """Bring every photograph to so many pixels from now on; whole patches decide."""
+        self.image_processor.size = {"shortest_edge": least, "longest_edge": most}
 
     @torch.no_grad()
     def generate(
@@ -108,9 +117,9 @@ class Backbone:
         pixels, grids = self.pixels(images)
         batch = encode(self, questions, None, grids)
         del batch["labels"], batch["position_ids"]  # `generate` works them out for itself
+        batch["pixel_values"] = pixels.to(self.model.dtype)
         out = self.model.generate(
-            **batch,
-            pixel_values=pixels.to(self.model.dtype),
+            **self.to_device(batch),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             repetition_penalty=1.0,  # some checkpoints bring another
@@ -131,7 +140,7 @@ class Backbone:
 def load(
     source: str | Path = "mini", dtype: torch.dtype = torch.float32, **how: object
 ) -> Backbone:
-    """Load a backbone: "mini", a local folder, or a hub name.
+    """Load a backbone: "mini", a local folder, or a hub name; on this process's GPU, if it has one.
 
     `how` are further arguments of the library's `from_pretrained`, such as `device_map`.
     Raises FileNotFoundError for a folder without a checkpoint, ValueError for a tokenizer that
@@ -146,12 +155,19 @@ def load(
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     _digit_ids(tokenizer)
+    if torch.cuda.is_available():
+        how = {"device_map": {"": own_device()}} | how
     with quiet(folder == MINI_FOLDER):
         model = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **how
         )
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
     return Backbone(vision.batch_vision(model).eval(), tokenizer, processor, str(source))
+
+
+def own_device() -> str:
+    """The GPU of this process, one for each that `torchrun` starts; without one, the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 @lru_cache(maxsize=8)
@@ -220,7 +236,7 @@ def randomised(backbone: Backbone, seed: int) -> Backbone:
     given = backbone.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = type(given)(given.config).to(given.dtype)
+        model = type(given)(given.config).to(given.device, given.dtype)
     model.generation_config = given.generation_config
     model = vision.batch_vision(model).eval()
     return Backbone(model, backbone.tokenizer, backbone.image_processor, backbone.name)

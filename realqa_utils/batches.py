@@ -5,39 +5,53 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from realqa_utils import hashes, lessons
 from realqa_utils.backbone import Backbone
 from realqa_utils.datasets.table import Table
 from realqa_utils.encoding import Grid, encode
-from realqa_utils.photos import open_photo
+from realqa_utils.photos import open_photo, photo_size
 from realqa_utils.recipes import Recipe
 from realqa_utils.views import View
 
+ROOM = 2**32  # bytes of decoded photographs that are kept; the others are opened at every use
 FROZEN_WINDOWS = 12  # random ones; as good as a fresh one at every step, and faster
 
 
 class Photographs:
-    """The photographs of a table as a view fits them; decoded once, kept in memory."""
+    """The photographs of a table as a view fits them; those that have room are kept in memory."""
 
     def __init__(self, table: Table, view: View):
         self.paths = tuple(table.frame["path"])
         self.view = view
+        self._kept: dict[int, Image.Image] = {}
+        self._room = ROOM
 
     @property
     def windows(self) -> int:
         """Windows of each photograph that a frozen tower looks at, once, before training."""
         return FROZEN_WINDOWS if self.view.random else 1
 
-    @cached_property
-    def fitted(self) -> list[Image.Image]:
+    def fitted(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
+        """The photographs of some rows, or of all."""
+        rows = range(len(self.paths)) if rows is None else rows
+        missing = list(dict.fromkeys(row for row in rows if row not in self._kept))
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the interpreter lock
-            return list(pool.map(lambda path: self.view.fit(open_photo(path)), self.paths))
+            opened = dict(zip(missing, pool.map(self._open, missing), strict=True))
+        for row, image in opened.items():
+            size = 3 * image.width * image.height
+            if size <= self._room:
+                self._kept[row] = image
+                self._room -= size
+        return [opened[row] if row in opened else self._kept[row] for row in rows]
+
+    def _open(self, row: int) -> Image.Image:
+        return self.view.fit(open_photo(self.paths[row]))
 
 
 class Collator:
@@ -55,7 +69,7 @@ class Collator:
         # Stateless: a batch has the same windows whether or not the run was interrupted.
         rng = np.random.default_rng([self.recipe.seed, *rows])
         if self.tokens is None:
-            images = [self.data.view.training(self.data.fitted[r], rng) for r in rows]
+            images = [self.data.view.training(p, rng) for p in self.data.fitted(rows)]
             pixels, grids = self.backbone.pixels(images)
             seen = {"pixel_values": pixels}
         else:
@@ -67,6 +81,18 @@ class Collator:
         is_open = getattr(self.lesson, "is_open", False)  # an answer that is only begun
         batch = encode(self.backbone, questions, answers, grids, end=not is_open)
         return batch | seen | self.lesson.extras(self.backbone, rows, answers, grids)
+
+    def lengths(self) -> list[int]:
+        """Patches of each photograph as it is seen; its file's head tells its size."""
+        processor, view = self.backbone.image_processor, self.data.view
+        unit, limits = processor.patch_size * processor.merge_size, dict(processor.size)
+        least, most = limits["shortest_edge"], limits["longest_edge"]
+        found = []
+        for path in self.data.paths:
+            width, height = view.fitted_size(*photo_size(path))
+            rows, columns = smart_resize(height, width, unit, least, most)
+            found.append(rows * columns // processor.patch_size**2)
+        return found
 
 
 _TOKENS: dict = {}  # what frozen towers said; several trainings in one process share it
@@ -99,12 +125,13 @@ def _frozen_tokens(
     backbone: Backbone, data: Photographs, seed: int, batch: int = 64
 ) -> tuple[list[torch.Tensor], list[Grid]]:
     rng = np.random.default_rng([seed, 2]) if data.view.random else None
-    views = [data.view.training(p, rng) for p in data.fitted for _ in range(data.windows)]
+    views = [data.view.training(p, rng) for p in data.fitted() for _ in range(data.windows)]
     merged = backbone.image_processor.merge_size**2  # patches per token
-    tokens, grids = [], []
+    tokens, grids, tower = [], [], backbone.core.visual
     for start in range(0, len(views), batch):
         pixels, some = backbone.pixels(views[start : start + batch])
-        out = backbone.core.visual(pixels, grid_thw=torch.tensor(some)).pooler_output
+        pixels, grid = pixels.to(tower.device, tower.dtype), torch.tensor(some)
+        out = tower(pixels, grid_thw=grid.to(tower.device)).pooler_output.cpu()
         tokens += out.split([t * h * w // merged for t, h, w in some])
         grids += some
     return tokens, grids

@@ -138,7 +138,7 @@ def noise_table(
             interval = evaluation.estimate("srcc", frames, read, seed, profile.resamples)
             row = evaluation.row(interval, dataset, "regular form", "srcc", profile.seeds[:1])
             rows.append(row | {"share_wrong": share, "read": read})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*results.TABLE_COLUMNS, "share_wrong", "read"])
 
 
 def noise_figure(noise: pd.DataFrame, checked: pd.DataFrame, table: pd.DataFrame) -> Figure | None:

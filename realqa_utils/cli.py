@@ -1,10 +1,14 @@
 """The command `realqa`.
 
 realqa reproduce [--profile P] [--only 05,06] [--seeds 0,1,2] [--set key=value ...] [--cluster C]
+                 [--dry-run]
 realqa notebooks refresh [--only 05,06]
 realqa report [--profile P]
 realqa score PHOTOS... --model FOLDER --out DIR
+realqa evaluate ...    what a model makes of the test side of a public set
+realqa curves RUN...   the NCM curves of trainings, as a figure and a table
 realqa data            which public sets are there, and how to get the others
+realqa train WHAT      one training of a profile, on one GPU or many
 realqa plan ...        what a profile needs: memory, hours, disk; before any download
 realqa doctor          is this machine ready for a profile?
 realqa pretrain ...    rebuild the shipped mini backbone
@@ -31,8 +35,11 @@ FORWARDED = {
     "benchmark": "benchmark",
     "benchmark-ncm": "ncm_benchmark",
     "score": "score_command",
+    "evaluate": "evaluate_command",
+    "curves": "curves_command",
     "data": "data_command",
     "plan": "plan_command",
+    "train": "train_command",
     "doctor": "doctor",
     "readme": "readme",
 }
@@ -82,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--cluster", default="", metavar="C", help="slurm, or a folder with a Snakemake profile"
     )
+    reproduce.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="two steps on a handful of photographs, by the mini backbone: does every line run?",
+    )
     reproduce.set_defaults(command=_reproduce)
 
     notebooks = commands.add_parser("notebooks", help="keep the committed notebooks fresh")
@@ -90,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.set_defaults(command=_refresh)
 
     commands.add_parser("data", help="which public sets are there", add_help=False)
+    commands.add_parser("train", help="one training of a profile", add_help=False)
     commands.add_parser("plan", help="what a profile needs: memory, hours, disk", add_help=False)
     commands.add_parser("doctor", help="is this machine ready for a profile?", add_help=False)
     report = commands.add_parser("report", help="executed notebooks and claims as web pages")
@@ -97,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     commands.add_parser("score", help="score photographs with a trained model", add_help=False)
+    commands.add_parser("evaluate", help="a model on the test side of a public set", add_help=False)
+    commands.add_parser("curves", help="NCM curves of trainings as a figure", add_help=False)
     commands.add_parser("pretrain", help="rebuild the shipped mini backbone", add_help=False)
     commands.add_parser("benchmark", help="training speed against the plain way", add_help=False)
     commands.add_parser("benchmark-ncm", help="what listening to NCM costs", add_help=False)
@@ -143,6 +158,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     if options.seeds:
         os.environ["REALQA_SEEDS"] = options.seeds  # into every process that asks for the profile
+    if options.dry_run:
+        notebooks.prepare_dry_run(options.profile)
     return notebooks.reproduce(
         options.profile, options.only, dict(options.settings), cluster=options.cluster
     )

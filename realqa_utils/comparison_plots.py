@@ -80,14 +80,16 @@ def tracking(table: pd.DataFrame) -> Figure:
 def heat(table: pd.DataFrame) -> Figure:
     """SRCC of models trained on one set (rows) and tested on another (columns)."""
     names = list(dict.fromkeys(table["dataset"]))
-    wide = table.pivot(index="trained_on", columns="dataset", values="estimate").loc[names, names]
-    figure, axis = plt.subplots(figsize=(1.2 * len(names) + 2.6, 0.75 * len(names) + 1.6))
+    wide = table.pivot(index="trained_on", columns="dataset", values="estimate")[names]
+    wide = wide.reindex([name for name in names if name in wide.index])
+    figure, axis = plt.subplots(figsize=(1.2 * len(names) + 2.6, 0.75 * len(wide) + 1.6))
     sns.heatmap(
         wide, annot=True, fmt=".2f", cmap="crest", linewidths=1.5, cbar_kws={"label": "SRCC"},
         ax=axis,
     )  # fmt: skip
-    for place in range(len(names)):
-        axis.add_patch(plt.Rectangle((place, place), 1, 1, fill=False, ec=INK, lw=2.2, zorder=5))
+    for row, name in enumerate(wide.index):
+        corner = (names.index(name), row)
+        axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, ec=INK, lw=2.2, zorder=5))
     _plain_axes(axis)
     axis.set(xlabel="tested on", ylabel="trained on")
     figure.tight_layout()

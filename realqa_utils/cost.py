@@ -56,7 +56,7 @@ def larger(backbone: Backbone, size: str, seed: int = 0) -> Backbone:
         text.layer_types = text.layer_types[:1] * layers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2VLForConditionalGeneration(config).eval()
+        model = Qwen2VLForConditionalGeneration(config).eval().to(backbone.model.device)
     model.generation_config = backbone.model.generation_config
     return Backbone(vision.batch_vision(model), backbone.tokenizer, backbone.image_processor, size)
 
@@ -115,14 +115,16 @@ def _forward(backbone: Backbone, images: Sequence[Image.Image]) -> None:
         pixels, grids = backbone.pixels(part)
         batch = encode(backbone, [DIRECT.question] * rows, [DIRECT.before] * rows, grids, end=False)
         del batch["labels"]
-        backbone.model(**batch, pixel_values=pixels, logits_to_keep=1, use_cache=False)
+        batch = backbone.to_device(batch | {"pixel_values": pixels})
+        backbone.model(**batch, logits_to_keep=1, use_cache=False)
 
 
 @torch.no_grad()
 def _see(backbone: Backbone, images: Sequence[Image.Image]) -> None:
     for start in range(0, len(images), BATCH):
         pixels, grids = backbone.pixels(images[start : start + BATCH])
-        backbone.core.visual(pixels, grid_thw=torch.tensor(grids))
+        batch = backbone.to_device({"hidden_states": pixels, "grid_thw": torch.tensor(grids)})
+        backbone.core.visual(**batch)
 
 
 # --- timing --------------------------------------------------------------------------------------
@@ -142,6 +144,8 @@ def timed(
             given = [images[i % len(images)] for i in range(count)]
             started = time.perf_counter()
             way(given)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # what it was given last may still run
             rows.append((name, number, (time.perf_counter() - started) / count))
     frame = pd.DataFrame(rows, columns=["way", "round", "seconds"])
     frame["way"] = pd.Categorical(frame["way"], list(found))

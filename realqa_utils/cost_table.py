@@ -85,14 +85,20 @@ def subjects(
 def timings(
     profile: Profile, models: Mapping[str, Backbone], images: Sequence, rounds: int, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Timings by model: the mini one in every way, larger ones in the direct ways."""
+    """Timings by model: the profile's in every way; beside the mini one, larger ones of random
+    weights in the direct ways."""
     few, many = (4, 8) if profile.name == "smoke" else (16, 2 * BATCH)
     direct = ways(models["direct"], few, many) | chain_ways(models["chain"], many // 2)
-    found = {MINI: timed(direct, images, rounds, seed)}
-    for size in SIZES:
+    found = {subject(profile): timed(direct, images, rounds, seed)}
+    for size in SIZES if profile.recipe.weights == "float32" else ():
         some = ways(larger(models["direct"], size), few // 4, many // 4, with_tree=False)
         found[size] = timed(some, images, 2, seed)
     return found
+
+
+def subject(profile: Profile) -> str:
+    """What the profile's model is called in the table."""
+    return MINI if profile.model == "mini" else profile.model
 
 
 def grown(

@@ -32,7 +32,9 @@ from realqa_utils.trials import Trial
 NOTEBOOK = "09_sota_comparison"
 CLAIM = "S47-cross-domain"
 #: Real sets and the test side that is asked about: all of it where training was elsewhere.
-PROTOCOLS = {"koniq": "official", "spaq": "all", "ava": "all", "tad66k": "official"}
+PROTOCOLS = {
+    "koniq": "official", "spaq": "all", "livec": "all", "ava": "common", "tad66k": "official",
+}  # fmt: skip
 LEAST = 30  # photographs of a real set: a rank correlation of fewer says nothing
 ASKED = {DIRECT: "direct", REASONED: "cot_regular"}
 Readings = Mapping[tuple[str, str], Sequence[pd.DataFrame]]  # (model, tested on) -> one a seed
@@ -49,6 +51,8 @@ def tests(profile: Profile) -> tuple[dict[str, Table], list[str]]:
     if profile.data == "mini":
         return found | {n: scorers.splits(one, n)[0].test for n in IMAGE_SETS if n != home}, []
     for name, protocol in PROTOCOLS.items():
+        if name == profile.home:
+            continue
         known = registry.get(name)
         try:
             (split,) = registry.splits(name, protocol, present_only=True)

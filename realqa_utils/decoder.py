@@ -4,8 +4,9 @@
 and gives the logits behind each, and `take` says which of them stay. Between the two, tokens are
 open: `sees` names the open ones that a new one sees, so answers may branch in one pass.
 
-Qwen2-VL with torch's attention takes `lean.Lean`, any other model the library's calls (`Plain`).
-Logits agree to 1e-5.
+Qwen2-VL on a CPU with torch's attention takes `lean.Lean`, any other model the library's calls
+(`Plain`). Logits agree to 1e-5. Wherever the model is, what is given and what comes out is on the
+CPU.
 """
 
 from __future__ import annotations
@@ -44,12 +45,22 @@ def begin(
     batch = encode(backbone, questions, answers, grids, end=False)
     del batch["labels"]
     batch["pixel_values"] = pixels.to(backbone.model.dtype)
-    width = batch["input_ids"].shape[1]
+    batch, width = backbone.to_device(batch), batch["input_ids"].shape[1]
     wanted = torch.arange(width - columns, width)
     out = language.forward(backbone.model, batch, wanted, use_cache=True)
     position = batch["position_ids"][0, :, -1] + 1
     seen = batch["attention_mask"].bool()
-    return Plain(backbone.model, out.past_key_values, seen, position), out.logits
+    return Plain(backbone.model, out.past_key_values, seen, position), _fetched(out.logits)
+
+
+def _fetched(logits: torch.Tensor) -> torch.Tensor:
+    """Logits on the CPU, in float32; they travel there in the model's precision."""
+    return logits.to("cpu", torch.float32)
+
+
+def rows_at_once(backbone: Backbone) -> int:
+    """Photographs of a batch: the logits of a hundred nodes of each take a gigabyte at most."""
+    return max(1, min(64, 2**28 // (100 * backbone.model.config.text_config.vocab_size)))
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
@@ -107,19 +118,20 @@ def end_tokens(backbone: Backbone) -> torch.Tensor:
 
 
 class Plain:
-    """Half-written answers of any model; has the methods of `Lean`."""
+    """Half-written answers of any model, wherever it is; has the methods of `Lean`."""
 
     def __init__(self, model: nn.Module, cache, seen: torch.Tensor, position: torch.Tensor):
         self.model, self.cache = model, cache
-        self.seen = seen  # (rows, columns of the cache)
+        self.seen = seen  # (rows, columns of the cache), where the model is
         self.position = position  # (rows,) of the next token
         self.open = 0
 
     def step(self, tokens, depth=None, sees=None, where=None) -> torch.Tensor:
         """See `Lean.step`."""
-        rows, n = tokens.shape
+        (rows, n), device = tokens.shape, self.seen.device
         depth = torch.arange(n) if depth is None else depth
         sees = torch.ones(n, n, dtype=torch.bool).tril() if sees is None else sees
+        tokens, depth, sees = tokens.to(device), depth.to(device), sees.to(device)
         taken = self.seen[:, : self.seen.shape[1] - self.open]
         visible = torch.cat((taken[:, None].expand(-1, n, -1), sees.expand(rows, n, -1)), 2)
         logits = self.model(
@@ -131,17 +143,16 @@ class Plain:
         ).logits
         self.seen = F.pad(self.seen, (0, n), value=False)
         self.open += n
-        return logits if where is None else logits[where]
+        return _fetched(logits if where is None else logits[where])
 
     def take(self, counts: torch.Tensor, columns: torch.Tensor | None = None) -> None:
         """See `Lean.take`."""
-        first = torch.arange(self.open if columns is None else columns.shape[1]) < counts[:, None]
         if columns is None:
             columns = torch.arange(self.open).expand(len(counts), -1)
-        rows, places = first.nonzero(as_tuple=True)
+        rows, places = (torch.arange(columns.shape[1]) < counts[:, None]).nonzero(as_tuple=True)
         start = self.seen.shape[1] - self.open
-        self.seen[rows, start + columns[rows, places]] = True
-        self.position = self.position + counts
+        self.seen[rows, start + columns[rows, places]] = True  # an index may stay on the CPU
+        self.position = self.position + counts.to(self.position.device)
         self.open = 0
 
     def select(self, rows: torch.Tensor) -> None:

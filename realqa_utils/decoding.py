@@ -69,10 +69,10 @@ def _sample(backbone: Backbone, questions, images, uniform: torch.Tensor) -> lis
     pixels, grids = backbone.pixels(images)
     batch = encode(backbone, questions, None, grids)
     del batch["labels"], batch["position_ids"]  # `generate` works them out for itself
+    batch["pixel_values"] = pixels.to(backbone.model.dtype)
     width = batch["input_ids"].shape[1]
     out = backbone.model.generate(
-        **batch,
-        pixel_values=pixels.to(backbone.model.dtype),
+        **backbone.to_device(batch),
         max_new_tokens=uniform.shape[1],
         do_sample=False,  # `Drawn` leaves one token to take
         repetition_penalty=1.0,  # some checkpoints bring another

@@ -35,10 +35,10 @@ def conditions(profile: Profile) -> dict[str, list[Split]]:
     """Sets by name, the narrow one first: one split for every seed of the profile.
 
     On `mini`: KonIQ's stand-in with its MOS written as they are, 1 to 5 (narrow), and that of LIVE
-    Challenge stretched over 0 to 10 (wide). On real photographs: LIVE Challenge, 0 to 10.
+    Challenge stretched over 0 to 10 (wide). On real photographs: the home set, 0 to 10.
     """
     if profile.data == "real":
-        choices = [("LIVE Challenge", Scale(0, 10))]
+        choices = [(datasets.title(profile), Scale(0, 10))]
     else:
         choices = [("mini-koniq", Scale(1, 5)), ("mini-livec", Scale(0, 10))]
     sets = {}

@@ -79,7 +79,7 @@ def seeing(backbone: Backbone, view: View) -> Backbone:
     processor.do_resize = False  # a size once found would often be changed again
     ours = replace(backbone, image_processor=processor)
     if view.size:
-        ours.look_at(view.size**2)
+        ours.look_at(view.size**2, view.size**2)
     return ours
 
 

@@ -60,17 +60,18 @@ def fill(
     images: Sequence[Image.Image] | Sequence[Callable[[], Image.Image]],
     form: AttributeForm | ChainForm,
     max_text_tokens: int = MAX_TEXT_TOKENS,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
     digits: int = 3,
 ) -> list[Filled]:
     """The form filled in for each photograph, in their order; functions are called to open them.
 
     A text that does not end by itself is cut after `max_text_tokens`. Results do not depend on
-    `batch_size` beyond float rounding. Raises ValueError for a tokenizer that merges words of the
-    form with what is written in it.
+    `batch_size` (None: what memory allows) beyond float rounding. Raises ValueError for a tokenizer
+    that merges words of the form with what is written in it.
     """
     out: list[Filled] = []
+    batch_size = batch_size or decoder.rows_at_once(backbone)
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "filling in", disable=not progress, leave=False):
         part = images[start : start + batch_size]

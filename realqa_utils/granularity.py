@@ -17,7 +17,6 @@ from realqa_utils.attribute_scores import AVERAGE
 from realqa_utils.datasets.table import Split
 from realqa_utils.profiles import Profile, get_profile
 from realqa_utils.trials import Trial
-from realqa_utils.views import View
 
 CLAIM = "T2-mixed-granularity-best"
 NOTEBOOK = "03_training_granularity"
@@ -44,11 +43,11 @@ Readings = Mapping[tuple[str, str], Sequence[pd.DataFrame]]  # (trained on, aske
 
 
 def split(profile: Profile) -> Split:
-    """The labelled photographs to learn from and to be judged on: generated, whatever the profile.
+    """The labelled photographs to learn from and to be judged on.
 
-    Real sets that are at hand have no attribute labels.
+    Of real sets RealQA alone has labels of attributes: profiles without it take generated ones.
     """
-    return datasets.open_splits(_labelled(profile), SET)[0]
+    return datasets.open_labelled(_labelled(profile), SET)
 
 
 def seeds(profile: Profile) -> tuple[int, ...]:
@@ -57,14 +56,15 @@ def seeds(profile: Profile) -> tuple[int, ...]:
 
 
 def _labelled(profile: Profile) -> Profile:
-    return profile if profile.data == "mini" else get_profile("mini")
+    is_mine = profile.data == "mini" or profile.labels == "realqa"
+    return profile if is_mine else get_profile("mini")
 
 
 def trial(profile: Profile, data: Split, trained_on: str, seed: int) -> Trial:
     """One training of stage 1; the weights of the first seed on `TOLD` are kept."""
     recipe = replace(profile.stage_1, form=trained_on, seed=seed)
     keep = trained_on == TOLD and seed == seeds(profile)[0]
-    return Trial(data, recipe, View(), profile.model, ASKED[trained_on], keep)
+    return Trial(data, recipe, _labelled(profile).view, profile.model, ASKED[trained_on], keep)
 
 
 def readings(profile: Profile, data: Split, trained_on: Sequence[str] = tuple(ASKED)) -> Readings:

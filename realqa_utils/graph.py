@@ -33,7 +33,8 @@ ALONE = ("12",)
 #: Cores that one notebook makes good use of: most train a handful of models per condition.
 CORES = 4
 UNKNOWN = 120.0  # core seconds of a notebook of which no run is recorded
-PASSED_ON = ("REALQA_DATA", "REALQA_SEEDS")  # into the jobs, wherever they run
+#: Into the jobs, wherever they run.
+PASSED_ON = ("REALQA_DATA", "REALQA_DRY_RUN", "REALQA_MODEL", "REALQA_PIXELS", "REALQA_SEEDS")
 
 
 def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) -> dict:
@@ -65,6 +66,16 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
     }
 
 
+def cores(notebook: Mapping, here: int | None) -> int:
+    """Cores of one notebook of a plan, on a machine that has so many; None: on a cluster.
+
+    On one machine two notebooks share them: while one loads or draws, the other computes.
+    """
+    if not here:
+        return notebook["cores"]
+    return here if notebook["alone"] else min(notebook["cores"], max(1, here // 2))
+
+
 def folder(profile: str) -> Path:
     """Where plan, stamps, logs and the engine's own files of a profile are."""
     return results.run_dir(profile, "graph")
@@ -79,10 +90,9 @@ def _read_by(path: Path) -> list[str]:
 
 def expected(stem: str, profile: str) -> float:
     """Core seconds that a notebook took when its results were recorded."""
-    cores = 1 if stem[:2] in LIGHT else CORES
     records = [path for path in results.figure_dir(profile).glob("*.json") if is_of(path, stem)]
     known = [json.loads(path.read_text("utf-8")) for path in records]
-    taken = [r["wall_seconds"] * min(r.get("cpus") or 1, cores) for r in known]
+    taken = [record["wall_seconds"] * record.get("workers", 1) for record in known]
     return max(taken, default=UNKNOWN)
 
 

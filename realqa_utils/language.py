@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -84,6 +85,7 @@ def forward(
     if not known(base):
         return model(**inputs, **more, logits_to_keep=columns)
     shared = min(shared_columns(inputs), int(columns[0]))
+    columns = columns.to(inputs["input_ids"].device)
     inputs = inputs | more
     last = base.model.language_model.layers[-1]
     if shared:
@@ -108,14 +110,15 @@ def _answering(layer: Qwen2VLDecoderLayer, columns: torch.Tensor) -> Iterator[No
 
 def base_of(model: nn.Module) -> nn.Module:
     """The model itself, whether or not LoRA is wrapped around it."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def known(base: nn.Module) -> bool:
-    """Whether a model is the library's Qwen2-VL with torch's attention."""
+    """Whether a model is the library's Qwen2-VL with torch's attention, all on one device."""
     return (
         type(base) is Qwen2VLForConditionalGeneration
         and type(base.model.language_model.layers[-1]) is Qwen2VLDecoderLayer
+        and not hasattr(base.model.language_model.layers[-1], "_hf_hook")  # of several devices
         and base.config.text_config._attn_implementation == "sdpa"
         and not base.is_activation_checkpointing
     )

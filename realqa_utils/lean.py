@@ -18,8 +18,8 @@ POSITIONS = 512  # of text, in the table at first
 
 
 def knows(base: nn.Module) -> bool:
-    """Whether a model is one for `Lean`: the library's Qwen2-VL, in full on one device."""
-    if not language.known(base):
+    """Whether a model is one for `Lean`: the library's Qwen2-VL, in full on the CPU."""
+    if not language.known(base) or base.device.type != "cpu":
         return False
     text = base.config.text_config
     plain = text.rope_parameters["rope_type"] == "default" and not text.use_sliding_window
@@ -193,7 +193,8 @@ class Lean:
 
 def bias(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """0 where something is visible, and the least number where it is not."""
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+    seen = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return seen.masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 def _last(where: torch.Tensor | None, rows: int, n: int, count: int) -> torch.Tensor:

@@ -36,10 +36,10 @@ def opinion_digits(targets, spread, digits: int) -> torch.Tensor:
 
     `targets` and `spread` (batch,) are on the 0..10 scale. Opinions are rounded to the grid and
     clipped into it, so the end cells hold the tails. Source: soft labels as in DeQA-Score, here
-    carried to every digit.
+    carried to every digit. The result is on the CPU.
     """
-    targets = torch.as_tensor(targets, dtype=torch.float64)
-    spread = torch.as_tensor(spread, dtype=torch.float64).expand_as(targets)
+    targets = torch.as_tensor(targets, dtype=torch.float64, device="cpu")
+    spread = torch.as_tensor(spread, dtype=torch.float64, device="cpu").expand_as(targets)
     places = place_values(digits)
     known = torch.as_tensor(digits_of(quantise(targets.numpy(), digits), digits))
     half = places[-1] / 2  # a grid value stands for half a unit on either side

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
 from transformers.utils import is_flash_attn_2_available
 
-from realqa_utils import parallel, plan_command, plan_tables, results, scorers
+from realqa_utils import datasets, hub_files, parallel, plan_command, plan_tables, results, scorers
 from realqa_utils.backbone import MINI_FOLDER
 from realqa_utils.data_command import State, survey
 from realqa_utils.datasets import registry
@@ -26,8 +23,6 @@ from realqa_utils.profiles import Profile
 PROCESS = 1 * GIB  # of a process with torch and the package in it, beside its model: an allowance
 ADAPTERS = "MingxingLi/RealQA-models"
 #: Weights of a folder or hub repository, and the list of their files where there are several.
-SINGLE, LIST = "model.safetensors", "model.safetensors.index.json"
-NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json")
 
 
 def examine(profile: Profile) -> Iterator[Line]:
@@ -80,12 +75,12 @@ def _kernels() -> Iterator[Line]:
 def disk(case: Case) -> Iterator[Line]:
     """Free space where results go, and where the hub's weights go if they are still to come."""
     need = plan_tables.disk_table(case)["bytes"]
-    download = need["weights, as downloaded"] if missing_files(case.profile.model) else 0
+    download = need["weights, as downloaded"] if hub_files.missing(case.profile.model) else 0
     ours = need["all"] - need["weights, as downloaded"] - need["public sets"]
     yield _room(results.root(), ours, "trained models and checkpoints in runs/",
                 "set REALQA_ROOT to a folder with more room")  # fmt: skip
     if download:
-        yield _room(Path(HF_HUB_CACHE), download, "the weights in the hub's cache",
+        yield _room(Path(hub_files.CACHE), download, "the weights in the hub's cache",
                     "set HF_HOME to a folder with more room")  # fmt: skip
 
 
@@ -143,45 +138,26 @@ def model(case: Case) -> Iterator[Line]:
     """The backbone and, where it is a real one, the released adapters."""
     source = case.profile.model
     if source == "mini":
-        lost = [name for name in (*NEEDED, SINGLE) if not (MINI_FOLDER / name).is_file()]
+        lost = [
+            name
+            for name in (*hub_files.NEEDED, hub_files.SINGLE)
+            if not (MINI_FOLDER / name).is_file()
+        ]
         found = f"mini, {'without ' + ', '.join(lost) if lost else 'shipped with the package'}"
         yield Line(PROBLEM if lost else OK, "model", found, "install the kit again" * bool(lost))
         return
-    lost = missing_files(source)
+    lost = hub_files.missing(source)
     if lost:
         size = plan_tables.disk_table(case).loc["weights, as downloaded", "bytes"] / 1e9
         found = f"{source}: not here ({lost[0]} is missing)"
         yield Line(PROBLEM, "model", found, f"{size:.1f} GB: hf download {source}")
     else:
         yield Line(OK, "model", f"{source}: in the hub's cache")
-    if any((Path(HF_HUB_CACHE) / f"models--{ADAPTERS.replace('/', '--')}").glob("snapshots/*")):
+    if any((Path(hub_files.CACHE) / f"models--{ADAPTERS.replace('/', '--')}").glob("snapshots/*")):
         yield Line(OK, "adapters", f"{ADAPTERS}: in the hub's cache")
     else:
         yield Line(WARNING, "adapters", f"{ADAPTERS}: not here",
                    f"only to evaluate the released weights: hf download {ADAPTERS}")  # fmt: skip
-
-
-def missing_files(source: str) -> list[str]:
-    """What a model lacks, in a folder or in the hub's cache; empty for one that is whole."""
-    if source == "mini":
-        return []
-    lost = [name for name in NEEDED if not _local(source, name)]
-    listed = _local(source, LIST)
-    if not listed:
-        return lost + ([] if _local(source, SINGLE) else [SINGLE])
-    try:
-        shards = sorted(set(json.loads(Path(listed).read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError):  # cut off, or another file
-        return [*lost, LIST]
-    return lost + [name for name in shards if not _local(source, name)]
-
-
-def _local(source: str, name: str) -> str | None:
-    if Path(source).is_dir():
-        path = Path(source) / name
-        return str(path) if path.is_file() else None
-    found = try_to_load_from_cache(source, name, cache_dir=HF_HUB_CACHE)
-    return found if isinstance(found, str) else None
 
 
 def data(profile: Profile) -> Iterator[Line]:
@@ -198,6 +174,18 @@ def data(profile: Profile) -> Iterator[Line]:
     home = scorers.home(profile)
     states = {n: survey(r, folder) for n, r in registry.SETS.items() if n != "koniq_zscore"}
     yield from sets(states, home)
+    if profile.labels == "realqa":
+        yield labels(profile)
+
+
+def labels(profile: Profile) -> Line:
+    """RealQA's own photographs, of which stage 1 learns attributes."""
+    try:
+        split = datasets.open_labelled(profile, "")
+    except (OSError, ValueError) as problem:
+        return Line(PROBLEM, "data", " ".join(str(problem).split()))
+    found = f"{len(split.train)} photographs to train on, {len(split.test)} to test on"
+    return Line(OK, "data", f"RealQA: {found}")
 
 
 def sets(states: Mapping[str, State], home: str) -> Iterator[Line]:

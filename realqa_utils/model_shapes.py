@@ -20,6 +20,7 @@ from realqa_utils import adapters, optimisers
 from realqa_utils.backbone import MINI_FOLDER, Backbone
 from realqa_utils.profiles import unknown
 from realqa_utils.recipes import Recipe
+from realqa_utils.views import PRESETS, View
 
 
 def _qwen(width: int, heads: int, kv: int, mlp: int, vocabulary: int, tied: bool) -> dict:
@@ -91,12 +92,7 @@ def parameters(config: PreTrainedConfig, recipe: Recipe) -> Parameters:
     return Parameters(total, sum(sizes), max(sizes), trained, blocks)
 
 
-#: (longest side after a nearest-neighbour resize before the processor, its least and most pixels).
-PIXELS: dict[str, tuple[int, int, int]] = {
-    "repo": (512, 256 * 28**2, 512 * 28**2),  # what the authors' loader does
-    "clean": (0, 256 * 28**2, 512 * 28**2),  # what their README says
-    "mini": (0, 112**2, 112**2),
-}
+PIXELS: dict[str, View] = {**PRESETS, "mini": View(pixels=(112**2, 112**2))}
 
 
 def grid(config: PreTrainedConfig, size: tuple[int, int], preset: str) -> tuple[int, int]:
@@ -106,7 +102,7 @@ def grid(config: PreTrainedConfig, size: tuple[int, int], preset: str) -> tuple[
     """
     if preset not in PIXELS:
         raise ValueError(unknown("pixel preset", preset, PIXELS))
-    longest, least, most = PIXELS[preset]
+    longest, (least, most) = PIXELS[preset].longest, PIXELS[preset].pixels
     width, height = size
     if longest and max(size) > longest:
         width, height = (int(side * longest / max(size)) for side in size)

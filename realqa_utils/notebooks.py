@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from realqa_utils import engine, graph, progress, results
+from realqa_utils.datasets import made_up
 from realqa_utils.parameters import NotebookError, cells, check_parameters, defaults, read
 from realqa_utils.profiles import PROFILES, get_profile, unknown
 
@@ -132,6 +133,18 @@ def refresh(only: Sequence[str] | None = None, folder: Path | None = None) -> in
             notebook = portable(read(results.run_dir("mini", "notebooks") / path.name))
             results.write_text(path, nbformat.writes(notebook) + "\n")
     return int(any(end.status not in ("ok", "kept") for end in ends))
+
+
+def prepare_dry_run(profile: str) -> None:
+    """Set the environment so that all that follows is a dry run, in runs/<profile>/dry-run.
+
+    Real photographs come from REALQA_DATA, or are made up where that is not set.
+    """
+    place = results.run_dir(profile, "dry-run")
+    os.environ |= {"REALQA_DRY_RUN": "1", "REALQA_ROOT": str(place)}
+    if get_profile(profile).data == "real" and not os.environ.get("REALQA_DATA"):
+        os.environ["REALQA_DATA"] = str(made_up.write(place / "data"))
+    print(f"dry run: whatever is in {place} means nothing")
 
 
 def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) -> Path:

@@ -63,7 +63,7 @@ def _generate(backbone: Backbone, questions: Sequence[str], max_new_tokens: int)
     batch = encode(backbone, questions, None, [None] * len(questions))
     del batch["labels"], batch["position_ids"]  # `generate` works them out for itself
     out = backbone.model.generate(
-        **{key: value.to(backbone.model.device) for key, value in batch.items()},
+        **backbone.to_device(batch),
         max_new_tokens=max_new_tokens,
         do_sample=False,
         repetition_penalty=1.0,  # some checkpoints bring another

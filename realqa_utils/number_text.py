@@ -27,6 +27,7 @@ from realqa_utils import (
     batches,
     granularity,
     hashes,
+    hub_files,
     language,
     number_sorters,
     optimisers,
@@ -41,7 +42,7 @@ from realqa_utils.backbone import Backbone
 from realqa_utils.datasets.table import Split, Table
 from realqa_utils.encoding import IGNORED, encode
 from realqa_utils.endpoints import Endpoint
-from realqa_utils.profiles import Profile
+from realqa_utils.profiles import Profile, is_dry_run
 from realqa_utils.views import View
 
 #: Modules whose code decides what a course gives, and what a model answers in the probe.
@@ -55,6 +56,7 @@ MOST_STEPS = 400
 CAPTIONS_A_STEP = 8
 NUMBERS_A_STEP = 50  # in the lists of one step, however long these are
 LENGTH = 10  # of the longest lists
+FAMILY = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 RATE, DECAY, BETAS = 1e-3, 0.02, (0.9, 0.98)
 SPLITS_OF_PHOTOS = 2  # a training on photographs takes minutes
 BASELINES = ("random order", "the list as given")
@@ -87,10 +89,27 @@ def courses(profile: Profile) -> list[Course]:
     ]
 
 
-def of_equal_length(profile: Profile) -> list[str]:
-    """Names of the longest courses: whoever was trained for less is no match for them."""
+def comparable(profile: Profile) -> list[str]:
+    """Names of the models that are fairly compared: of courses, the longest, for whoever was
+    trained for less is no match for them; of models as released, all."""
+    if not teaches(profile):
+        return list(_released(profile))
     found = courses(profile)
     return [course.name for course in found if course.steps == found[0].steps]
+
+
+def teaches(profile: Profile) -> bool:
+    """Whether models are made to sort. Where only adapters are trained, the backbone and its
+    sister models that are in the hub's cache are taken as they come, as the paper does."""
+    return profile.recipe.language == "full"
+
+
+def _released(profile: Profile) -> dict[str, str]:
+    """Name -> source; in a dry run the profile's model stands in for all."""
+    if is_dry_run():
+        return dict.fromkeys(FAMILY, profile.model)
+    found = [name for name in FAMILY if not hub_files.missing(name)]
+    return {name: name for name in dict.fromkeys((profile.model, *found))}
 
 
 # --- number text ---------------------------------------------------------------------------------
@@ -144,7 +163,7 @@ def train(
 
 def _loss(backbone: Backbone, questions: list[str], answers: list[str]) -> torch.Tensor:
     """Cross entropy of the answers' tokens and their ends."""
-    batch = encode(backbone, questions, answers, [None] * len(questions))
+    batch = backbone.to_device(encode(backbone, questions, answers, [None] * len(questions)))
     labels = batch.pop("labels")
     keep = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()  # columns that predict
     logits = language.forward(backbone.model, batch, keep, use_cache=False).logits
@@ -162,6 +181,8 @@ def probe_lists(profile: Profile, seed: int) -> dict[int, list[list[str]]]:
 
 def models(profile: Profile, lists: Mapping[int, Sequence]) -> dict[str, str]:
     """Course -> where its model is; each is trained once, side by side, and kept on disk."""
+    if not teaches(profile):
+        return _released(profile)
     forbidden = frozenset(tuple(row) for rows in lists.values() for row in rows)
     described = granularity.split(profile).train
     job = partial(_model, profile.model, described, forbidden, results.run_dir(profile, "trials"))

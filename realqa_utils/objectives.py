@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from realqa_utils import evaluation, paper, results, scorers, trials
 from realqa_utils.datasets.table import Split
 from realqa_utils.profiles import Profile
+from realqa_utils.recipes import Recipe
 
 NOTEBOOK = "07_regression_and_levels"
 CLAIM = "S46-next-token-vs-regression"
@@ -58,11 +59,21 @@ def readings(
     terms are left out, so that each method has only what its name says."""
     plain = {"opinion_spread": 0.0, "expectation_weight": 0.0}
     todo = {
-        name: scorers.all_trials(profile, splits, **(plain | METHODS[name])) for name in methods
+        name: scorers.all_trials(profile, splits, **(plain | changes(profile.recipe, name)))
+        for name in methods
     }
     flat = [trial for trials_ in todo.values() for trial in trials_]
     frames = iter(trials.run_all(flat, results.run_dir(profile, "trials"), profile.workers))
     return {name: [next(frames) for _ in part] for name, part in todo.items()}
+
+
+def changes(recipe: Recipe, name: str) -> dict[str, object]:
+    """What a method changes in a recipe. The mean of a digit tree needs the cache, which goes when
+    layers are run again: there one photograph at a time takes the place of checkpointing."""
+    given = METHODS[name]
+    if name == TREE and recipe.checkpointing:
+        return given | {"checkpointing": False, "accumulation": recipe.batch_size}
+    return given
 
 
 def ways(name: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 100_000_000
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -52,6 +52,19 @@ def open_photo(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise PhotoError(
                 path, f"the {image.format} file is damaged ({error})", "copy or download it again"
             ) from error
+
+
+def photo_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a photo as `open_photo` gives it, from the head of its file.
+
+    Raises PhotoError for what is no photo.
+    """
+    with _open_header(path, MAX_PIXELS) as image:
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # on its side
+        except Exception:  # unreadable EXIF data are left aside, as in `_upright`
+            turned = False
+        return image.size[::-1] if turned else image.size
 
 
 def _open_header(path: str | Path, max_pixels: int) -> Image.Image:

@@ -51,8 +51,12 @@ class Setup:
         return Mode(recipe.vision, *more), Mode(recipe.language, *more)
 
 
-#: By profile; the others run in float32 on a CPU.
-SETUPS = {"paper": Setup("bfloat16", True, 1), "gpu24": Setup("nf4", True, 1)}
+def setup(profile: Profile, gpus: int = 0) -> Setup:
+    """How a profile's trainings are laid out: on one GPU at least, but those in float32."""
+    recipe = profile.recipe
+    least = int(recipe.weights != "float32")
+    return Setup(recipe.weights, recipe.checkpointing, max(gpus, least))
+
 
 # --- memory --------------------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ def trainings(profile: Profile) -> list[Training]:
         Training(
             "05", "M = 1, 2, 3, 4", profile.recipe, digits * sets * seeds, digits * sets * seeds
         ),
-        Training("06", "NCM curves", half, len(monitoring.CONDITIONS) * seeds, 0),
+        Training("06", "NCM curves", half, len(monitoring.conditions(profile)) * seeds, 0),
         Training("07", "other objectives", profile.recipe, ways * seeds, ways * seeds),
         Training("08", "direct only", replace(chains, form="direct"), seeds, seeds),
         Training("08", "direct and chains", chains, seeds, seeds),
@@ -245,7 +249,10 @@ SETS: dict[str, tuple[tuple[int, int] | None, float]] = {
 
 
 def disk(profile: Profile, count: Parameters) -> dict[str, float]:
-    """Bytes on disk by what they are for; the sets' archives beside what is unpacked from them."""
+    """Bytes on disk by what they are for; the sets' archives beside what is unpacked from them.
+
+    Of a model that was trained by LoRA the adapter alone is kept.
+    """
     is_lora = profile.recipe.language == "lora"
     saved = 12 * count.trained + (0 if is_lora else 4 * (count.base - count.trained))
     kept = sum(training.kept for training in trainings(profile))
@@ -253,6 +260,8 @@ def disk(profile: Profile, count: Parameters) -> dict[str, float]:
     return {
         "weights, as downloaded": 0 if is_mini else 2 * count.base,
         "checkpoints: the last, and one being written": 0 if is_mini else 2 * saved,
-        f"{kept} trained models, whole, in float32": 4 * kept * count.base,
+        f"{kept} trained {'adapters' if is_lora else 'models, whole'}, in float32": (
+            4 * kept * (count.trained if is_lora else count.base)
+        ),
         "public sets": 0 if profile.data == "mini" else 2e9 * sum(gb for _, gb in SETS.values()),
     }

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from realqa_utils import plan_tables
-from realqa_utils.plan import GIB, SETUPS, Setup
+from realqa_utils import plan, plan_tables
+from realqa_utils.plan import GIB
 from realqa_utils.plan_tables import Case
 from realqa_utils.profiles import PROFILES, get_profile
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def case_of(options: argparse.Namespace) -> Case:
     """The case that `options` ask for. Raises ValueError for an unknown profile."""
     profile = get_profile(options.profile)
-    setup = SETUPS.get(profile.name, Setup(gpus=options.gpus if options.gpu else 0))
+    setup = plan.setup(profile, options.gpus if options.gpu else 0)
     if setup.gpus:
         setup = replace(setup, gpus=options.gpus)
     if options.checkpointing is not None:
@@ -229,7 +229,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--utilisation", type=_share, default=UTILISATION, metavar="U", help="share of them reached"
     )
-    add("--pixels", choices=["clean", "repo"], default="clean", help="preset (default: clean)")
+    add("--pixels", choices=["clean", "repo"], default="repo", help="preset (default: repo)")
     add("--image", type=_size, metavar="WxH", help="size of photographs (default: 1024x768)")
     add("--micro-batch", type=_count, default=0, metavar="N", help="conversations at once")
     add("--checkpointing", action=argparse.BooleanOptionalAction, help="of activations")

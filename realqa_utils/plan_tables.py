@@ -139,7 +139,7 @@ def prompt(question: str) -> Prompt:
 
 @lru_cache
 def _mini() -> Backbone:
-    return backbone.load("mini")
+    return backbone.load("mini", device_map={"": "cpu"})
 
 
 @lru_cache

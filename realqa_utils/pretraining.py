@@ -102,8 +102,8 @@ def dct_patch_embedding(model: nn.Module, pixels: torch.Tensor) -> None:
             spectrum[frequency] = 1
             wave = idctn(spectrum, norm="ortho")[None, None].repeat(frames, 1)
             waves.append(np.array(mix)[:, None, None, None] * wave)
-    basis = torch.tensor(np.stack(waves), dtype=weight.dtype)
-    spread = (pixels @ basis.flatten(1).T).std(0).clamp(min=1e-3)
+    basis = torch.tensor(np.stack(waves), dtype=weight.dtype, device=weight.device)
+    spread = (pixels.to(weight.device) @ basis.flatten(1).T).std(0).clamp(min=1e-3)
     with torch.no_grad():
         weight.copy_(basis / spread.view(-1, 1, 1, 1, 1))
 
@@ -128,10 +128,11 @@ def train_vision(backbone: Backbone, images, labels, steps: int, batch: int, see
     sample = generator.choice(len(images), min(512, len(images)), replace=False)
     pixels, _ = vision.patchify(images[sample], backbone.image_processor)
     dct_patch_embedding(backbone.model, pixels)
-    heads, targets = DenseHeads(backbone.width), class_ids(labels)
-    textures = SpectraHeads(backbone.width, images[sample])
     visual = backbone.core.visual
-    trained = nn.ModuleDict({"visual": visual, "heads": heads, "textures": textures})
+    heads, targets = DenseHeads(backbone.width), backbone.to_device(class_ids(labels))
+    textures = SpectraHeads(backbone.width, images[sample])
+    parts = {"visual": visual, "heads": heads, "textures": textures}
+    trained = nn.ModuleDict(parts).to(visual.device)
     optimiser = optimisers.muon(trained.named_parameters(), 1e-3, weight_decay=0.02)
     schedule = optimisers.cosine(optimiser, steps)
     progress = tqdm(range(steps), "vision tower", mininterval=5)
@@ -203,7 +204,7 @@ def caption_loss(
     questions, texts = zip(*pairs, strict=True)
     batch = encode(backbone, questions, texts, [grid] * len(pairs))
     seen = BaseModelOutputWithPooling(pooler_output=tuple(tokens))
-    return backbone.model(**batch, mm_encoder_outputs={"image": seen}).loss
+    return backbone.model(**backbone.to_device(batch), mm_encoder_outputs={"image": seen}).loss
 
 
 def _text_loss(backbone: Backbone, texts: list[str]) -> torch.Tensor:
@@ -211,7 +212,8 @@ def _text_loss(backbone: Backbone, texts: list[str]) -> torch.Tensor:
     tokenizer = backbone.tokenizer
     lines = tokenizer([t + tokenizer.eos_token for t in texts], padding=True, return_tensors="pt")
     labels = lines.input_ids.masked_fill(lines.attention_mask == 0, -100)
-    return backbone.model(input_ids=lines.input_ids, labels=labels).loss
+    batch = backbone.to_device({"input_ids": lines.input_ids, "labels": labels})
+    return backbone.model(**batch).loss
 
 
 @torch.no_grad()

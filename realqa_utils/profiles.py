@@ -6,8 +6,10 @@
     gpu24   Qwen2-VL-2B, 4-bit LoRA     the paper's sets on one 24 GB GPU
     paper   Qwen2-VL-7B, LoRA, bf16     the paper's sets, 1 x 80 GB or 4 x 48 GB
 
-Results of different profiles never share a folder. The environment variable REALQA_SEEDS (0,1,2)
-overrides the seeds of any of them.
+Results of different profiles never share a folder. Environment variables change single fields of
+any of them: REALQA_SEEDS (0,1,2), REALQA_MODEL (a local folder of the weights) and REALQA_PIXELS
+(repo or clean, see `views`). REALQA_DRY_RUN=1 makes the mini backbone take two steps on a handful
+of photographs in place of everything, by the profile's own recipe and in the same code.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 
 from realqa_utils.recipes import Recipe
-from realqa_utils.views import View
+from realqa_utils.views import PRESETS, View
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Profile:
     resamples: int  # bootstrap resamples of the test images
     view: View = View()  # which pixels of a photograph are looked at
     data: str = "mini"  # "mini": generated; "real": the folder REALQA_DATA
+    home: str = "livec"  # of real data, the set that is trained on: a name of `datasets.registry`
+    labels: str = "mini"  # photographs with attributes: "mini" or, from REALQA_DATA, "realqa"
     workers: int | None = None  # processes that prepare images; None: one per CPU
 
     def __post_init__(self) -> None:
@@ -44,6 +48,8 @@ class Profile:
             _at_least(self, key, least)
         if self.data not in ("mini", "real"):
             raise ValueError(f"profile {self.name}: data is 'mini' or 'real', not {self.data!r}")
+        if self.labels not in ("mini", "realqa"):
+            raise ValueError(f"profile {self.name}: labels is 'mini' or 'realqa': {self.labels!r}")
         if not (isinstance(self.seeds, tuple) and self.seeds):
             raise ValueError(f"profile {self.name}: seeds is a tuple of integers: {self.seeds!r}")
 
@@ -65,8 +71,12 @@ _PHOTOS = Recipe(
     steps=1200, learning_rate=5e-4, language="full", vision="frozen", weight_decay=0.05,
     opinion_spread=0.8, expectation_weight=0.01, tower_steps=1300,
 )  # fmt: skip
-# Batch 64 and the adapter are the paper's; 330 steps are its two epochs of KonIQ-10k.
-_PAPER = Recipe(steps=330, learning_rate=1e-4, batch_size=64, accumulation=16, dropout=0.15)
+# Batch 64 and the adapter are the paper's; 221 steps are its two epochs of KonIQ-10k's 7,058
+# training photographs. Sixteen batches make a step, whatever the number of GPUs that share them.
+_PAPER = Recipe(
+    steps=221, learning_rate=1e-4, batch_size=64, accumulation=16, dropout=0.15,
+    weights="bfloat16", checkpointing=True, by_length=True,
+)  # fmt: skip
 _MINI_1 = replace(
     _MINI, form="mix", steps=160, optimiser="muon", learning_rate=7e-4, weight_decay=0.02
 )  # fmt: skip
@@ -77,7 +87,12 @@ _PAPER_1 = replace(_PAPER, form="all", steps=5570, dropout=0.05)
 # Of its tokens few are digits, so it takes longer.
 _MINI_CHAINS = replace(_MINI_1, form="direct_and_cot", steps=320)
 # Six epochs of KonIQ-10k.
-_PAPER_CHAINS = replace(_PAPER, form="direct_and_cot", steps=990)
+_PAPER_CHAINS = replace(_PAPER, form="direct_and_cot", steps=662)
+
+_PAPER_SETS = {
+    "train_images": 0, "test_images": 0, "seeds": (0,), "resamples": 1000, "data": "real",
+    "home": "koniq", "labels": "realqa", "view": PRESETS["repo"], "workers": 1,
+}  # fmt: skip
 
 _ALL = (
     Profile(
@@ -118,32 +133,24 @@ _ALL = (
         resamples=1000,
         data="real",
     ),
-    # Not yet complete: no run of either has been recorded.
+    # No run of either has been recorded; a dry run of every notebook is among the tests.
     Profile(
         name="gpu24",
-        description="not yet complete: Qwen2-VL-2B, 4-bit LoRA, the paper's sets, one 24 GB GPU",
+        description="Qwen2-VL-2B, 4-bit LoRA, the paper's sets, one 24 GB GPU",
         model="Qwen/Qwen2-VL-2B-Instruct",
-        train_images=0,
-        test_images=0,
-        recipe=_PAPER,
-        stage_1=_PAPER_1,
-        chains=_PAPER_CHAINS,
-        seeds=(0,),
-        resamples=1000,
-        data="real",
+        recipe=replace(_PAPER, weights="nf4"),
+        stage_1=replace(_PAPER_1, weights="nf4"),
+        chains=replace(_PAPER_CHAINS, weights="nf4"),
+        **_PAPER_SETS,
     ),
     Profile(
         name="paper",
-        description="not yet complete: Qwen2-VL-7B, LoRA r = 128, bf16, the paper's sets and size",
+        description="Qwen2-VL-7B, LoRA r = 128, bf16, the paper's sets and size, 80 GB GPUs",
         model="Qwen/Qwen2-VL-7B-Instruct",
-        train_images=0,
-        test_images=0,
         recipe=_PAPER,
         stage_1=_PAPER_1,
         chains=_PAPER_CHAINS,
-        seeds=(0,),
-        resamples=1000,
-        data="real",
+        **_PAPER_SETS,
     ),
 )
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ALL}
@@ -152,8 +159,8 @@ PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ALL}
 def get_profile(name: str, /, **overrides: object) -> Profile:
     """The profile called `name`, with single fields replaced by `overrides`.
 
-    Seeds are those of REALQA_SEEDS where it is set. Raises ValueError for an unknown name or key,
-    naming the nearest right one, and for seeds that are none.
+    What the environment says (see above) goes before the profile. Raises ValueError for an unknown
+    name or key, naming the nearest right one, and for seeds that are none.
 
     >>> get_profile("mini", seeds=(7,)).seeds
     (7,)
@@ -167,9 +174,43 @@ def get_profile(name: str, /, **overrides: object) -> Profile:
     for key in overrides:
         if key not in keys:
             raise ValueError(unknown("profile key", key, keys))
+    return replace(_as_the_environment_says(PROFILES[name]), **overrides)
+
+
+def _as_the_environment_says(profile: Profile) -> Profile:
     if given := os.environ.get("REALQA_SEEDS"):
-        overrides = {"seeds": seeds(given)} | overrides
-    return replace(PROFILES[name], **overrides)
+        profile = replace(profile, seeds=seeds(given))
+    if given := os.environ.get("REALQA_MODEL"):
+        profile = replace(profile, model=given)
+    if given := os.environ.get("REALQA_PIXELS"):
+        if given not in PRESETS:
+            raise ValueError("REALQA_PIXELS: " + unknown("preset", given, PRESETS))
+        profile = replace(profile, view=PRESETS[given])
+    return _dry(profile) if is_dry_run() else profile
+
+
+def is_dry_run() -> bool:
+    """Whether REALQA_DRY_RUN is 1: nothing that comes out means anything."""
+    return os.environ.get("REALQA_DRY_RUN") == "1"
+
+
+_DRY_PIXELS = (9 * 28**2, 16 * 28**2)  # 9 to 16 image tokens
+
+
+def _dry(profile: Profile) -> Profile:
+    """The least that goes through every line: see REALQA_DRY_RUN above."""
+    short = {"steps": 2, "batch_size": 4, "accumulation": 2}
+    recipes = {key: getattr(profile, key) for key in ("recipe", "stage_1", "chains")}
+    return replace(
+        profile,
+        model="mini",
+        train_images=16,
+        test_images=4,
+        view=replace(profile.view, pixels=_DRY_PIXELS if any(profile.view.pixels) else (0, 0)),
+        seeds=profile.seeds[:1],
+        resamples=20,
+        **{key: replace(recipe, **short) for key, recipe in recipes.items()},
+    )
 
 
 def seeds(text: str) -> tuple[int, ...]:

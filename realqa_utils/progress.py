@@ -84,7 +84,7 @@ def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
     for stem, state in running.items():
         notebook, elapsed = plan["notebooks"][stem], time.time() - state["started"]
         parts.append(f"{stem}: cell {state['cell']} of {state['cells']}, {_clock(elapsed)}")
-        left += max(0.0, notebook["expected"] - elapsed * min(notebook["cores"], cores))
+        left += max(0.0, notebook["expected"] - elapsed * graph.cores(notebook, cores))
     return " | ".join([*parts, f"about {max(1, round(left / cores / 60))} min left"])
 
 

@@ -20,7 +20,10 @@ def last_logits(
     before: str = "",
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """What the language head says (photographs, outputs) behind a question and a begun answer."""
+    """What the language head says (photographs, outputs) behind a question and a begun answer.
+
+    In float32, on the CPU.
+    """
     backbone.model.eval()
     parts = []
     for start in range(0, len(images), batch_size):
@@ -31,6 +34,7 @@ def last_logits(
         del batch["labels"]
         batch["pixel_values"] = pixels.to(backbone.model.dtype)
         last = torch.tensor([batch["input_ids"].shape[1] - 1])
+        batch = backbone.to_device(batch)
         out = language.forward(backbone.model, batch, last, use_cache=False)
-        parts.append(out.logits[:, -1].float())
+        parts.append(out.logits[:, -1].to("cpu", torch.float32))
     return torch.cat(parts)

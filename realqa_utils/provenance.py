@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from realqa_utils import __version__, energy
+from realqa_utils import __version__, energy, parallel
 
 try:  # Unix only: elsewhere peak memory is not recorded
     import resource
@@ -70,7 +70,8 @@ def source_hash() -> str:
 
 
 def provenance() -> dict[str, object]:
-    """What a result says about code and machine: versions, code, CPUs, threads, memory, date.
+    """What a result says about code and machine: versions, code, CPUs, processes and threads at
+    work, memory, date.
 
     `dirty` tells uncommitted changes of the package; it and `commit` are None outside of git.
     Peak memory is in MiB: of this process or of the largest process that it started.
@@ -80,6 +81,7 @@ def provenance() -> dict[str, object]:
         "code": {"source_hash": source_hash()} | _git_state(),
         "python": platform.python_version(),
         "cpus": _cpus(),
+        "workers": parallel.cores(),
         # torch is asked only when it is loaded already: its import takes seconds
         "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
         "peak_memory_mib": _peak_memory(),

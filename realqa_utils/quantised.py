@@ -11,7 +11,6 @@ Trained in full, 4-bit weights cannot be: `vision` is then "lora" or "frozen".
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ def load(source: str | Path = "mini", double: bool = False, device: str | None =
     checkpoint, ValueError for a tokenizer that merges digits and for layers that bitsandbytes gets
     wrong on a CPU.
     """
-    place = torch.device(device or _own_device())
+    place = torch.device(device or backbones.own_device())
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     config = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -57,11 +56,6 @@ def load(source: str | Path = "mini", double: bool = False, device: str | None =
     if place.type == "cpu":
         _prepare_for_cpu(backbone.model)
     return backbone
-
-
-def _own_device() -> str:
-    rank = os.environ.get("LOCAL_RANK", "0")  # one GPU for each process of torchrun
-    return f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
 
 
 def layers(model: nn.Module) -> dict[str, Linear4bit]:
@@ -155,6 +149,5 @@ def _loss(backbone: Backbone, images, answers: Sequence[str], form: Form, size: 
         pixels, grids = backbone.pixels(images[part])
         batch = encode(backbone, [form.question] * len(grids), answers[part], grids)
         batch["pixel_values"] = pixels.to(model.dtype)
-        batch = {key: values.to(model.device) for key, values in batch.items()}
-        losses += [float(model(**batch).loss)] * len(grids)
+        losses += [float(model(**backbone.to_device(batch)).loss)] * len(grids)
     return float(np.mean(losses))

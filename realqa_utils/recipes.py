@@ -12,6 +12,7 @@ LANGUAGE_MODES = ("lora", "full")
 VISION_MODES = ("lora", "full", "frozen")
 STARTS = ("pretrained", "random")
 OBJECTIVES = ("next_token", "level_words", "regression", "tree_mean")
+WEIGHTS = ("float32", "bfloat16", "nf4")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Recipe:
     optimiser: str = "adamw"  # adamw | muon (full training only)
     tower_steps: int = 0  # of `adaptation` of the vision tower, before training; 0: as it comes
     start: str = "pretrained"  # pretrained | random (full training only): weights to begin with
+    weights: str = "float32"  # float32 | bfloat16 | nf4 (LoRA only): of the model under training
+    checkpointing: bool = False  # layers are run again in the backward pass: slower, less memory
+    by_length: bool = False  # photographs with about as many tokens go into one step
 
     def __post_init__(self) -> None:
         _one_of("form", self.form, dict.fromkeys(["direct", *STAGE_1, *STAGE_2]))
@@ -52,6 +56,7 @@ class Recipe:
         _one_of("optimiser", self.optimiser, optimisers.NAMES)
         _one_of("start", self.start, STARTS)
         _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("weights", self.weights, WEIGHTS)
         for key in ("steps", "digits", "batch_size", "accumulation", "rank"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: at least 1")
@@ -67,8 +72,10 @@ class Recipe:
             raise ValueError("optimiser='muon' needs language='full': it is not for LoRA's factors")
         if self.objective != "next_token" and self.form != "direct":
             raise ValueError(f"objective={self.objective!r} goes with form='direct' only")
-        if self.objective == "regression" and self.language != "full":
-            raise ValueError("objective='regression' needs language='full': LoRA has no head")
+        if self.weights == "nf4" and "full" in (self.language, self.vision):
+            raise ValueError("weights='nf4' needs LoRA: 4-bit weights cannot be trained themselves")
+        if self.objective == "tree_mean" and self.checkpointing:
+            raise ValueError("objective='tree_mean' needs checkpointing=False: it reads the cache")
         if self.start == "random" and (self.language, self.vision) != ("full", "full"):
             raise ValueError("start='random' needs language='full' and vision='full'")
 

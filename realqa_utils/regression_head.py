@@ -26,7 +26,7 @@ def attach(backbone: Backbone, mean: float, seed: int) -> Backbone:
         torch.manual_seed(seed)
         head = nn.Linear(model.config.text_config.hidden_size, 1, dtype=model.dtype)
     nn.init.constant_(head.bias, mean)
-    model.lm_head = head
+    model.lm_head = head.to(model.device)
     model.config.tie_word_embeddings = False  # else the embedding would be written over it
     return backbone
 

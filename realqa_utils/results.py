@@ -11,13 +11,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from realqa_utils.paper import CLAIMS, VERDICTS
 from realqa_utils.paper import verdict as decide
@@ -27,11 +27,6 @@ from realqa_utils.provenance import Stopwatch, file_hash, home, provenance, sour
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-try:  # Unix only: elsewhere claims are not locked
-    import fcntl
-except ImportError:  # pragma: no cover
-    fcntl = None
-
 TABLE_COLUMNS = ("dataset", "model", "metric", "estimate", "low", "high", "n", "seeds")
 CLAIM_COLUMNS = (
     "claim", "notebook", "statement", "estimate", "low", "high", "n", "seeds", "verdict",
@@ -40,7 +35,7 @@ Seeds = int | Sequence[int]
 
 __all__ = [
     "CLAIM_COLUMNS", "TABLE_COLUMNS", "Stopwatch", "claims", "figure_dir", "file_hash", "home",
-    "provenance", "record_claim", "root", "run_dir", "save", "save_figure", "save_parts",
+    "once", "provenance", "record_claim", "root", "run_dir", "save", "save_figure", "save_parts",
     "source_hash", "write_atomically", "write_bytes", "write_folder", "write_json", "write_table",
     "write_text",
 ]  # fmt: skip
@@ -108,6 +103,21 @@ def write_folder(path: str | Path, fill: Callable[[Path], object]) -> Path:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def once(path: str | Path, make: Callable[[], object]) -> Path:
+    """Call `make`, which writes `path`, unless that is there already.
+
+    Of several processes that want the same thing one makes it, and the others wait. The system
+    frees the lock when its holder ends, however it ends.
+    """
+    path = Path(path)
+    if not path.exists():
+        _made(path.parent)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                make()
     return path
 
 
@@ -278,7 +288,7 @@ def record_claim(
     values = (claim, notebook, statement or CLAIMS[claim], estimate, low, high, n,
               _seeds_text(seeds), verdict)  # fmt: skip
     row = pd.DataFrame([values], columns=CLAIM_COLUMNS)
-    with _alone(run_dir(profile) / "claims.lock"):
+    with FileLock(run_dir(profile) / "claims.lock"):
         known = claims(profile)
         table = pd.concat([known[known["claim"] != claim], row]) if len(known) else row
         write_table(figure_dir(profile) / "claims.csv", table.sort_values("claim"))
@@ -291,12 +301,3 @@ def claims(profile: str | Profile) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=CLAIM_COLUMNS)
     return pd.read_csv(path, dtype={"notebook": str, "seeds": str})
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time: the system frees the lock when its holder ends, however it ends."""
-    with open(lock, "w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

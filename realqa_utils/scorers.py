@@ -30,7 +30,7 @@ TEN = Scale(0, 10)
 
 def home(profile: Profile) -> str:
     """The name of the set that is trained on."""
-    return HOME if profile.data == "mini" else "LIVE Challenge"
+    return HOME if profile.data == "mini" else datasets.title(profile)
 
 
 def splits(profile: Profile, name: str = "") -> list[Split]:

@@ -227,16 +227,17 @@ def read(
     images: Sequence[Image.Image] | Sequence[Callable[[], Image.Image]],
     digits: int = 3,
     form: Form = DIRECT,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
     tree: bool = True,
     floor: float | None = None,
 ) -> list[Reading]:
     """Readings of any number of photographs, in their order; functions are called to open them.
 
-    Results do not depend on `batch_size` beyond float rounding. For `tree` and `floor` see
-    `read_batch`.
+    Results do not depend on `batch_size` (None: what memory allows) beyond float rounding. For
+    `tree` and `floor` see `read_batch`.
     """
+    batch_size = batch_size or decoder.rows_at_once(backbone)
     steps = -(-len(images) // batch_size)
     parts = _batches(images, batch_size)
     parts = tqdm(parts, "scoring", steps, disable=not progress, leave=False)

@@ -129,9 +129,11 @@ def verdicts(
 ) -> pd.DataFrame:
     """Best sorter minus worst: what they sort, then the SRCC that they score with, paired.
 
-    Both are of the courses that took equally long. Then the best minus every other model.
+    Both are `number_text.comparable`. Then the best minus every other model.
     """
-    best, worst = ends(answers, number_text.of_equal_length(profile))
+    best, worst = ends(answers, number_text.comparable(profile))
+    if best == worst:  # one model is compared with nothing
+        return pd.DataFrame(columns=[*results.TABLE_COLUMNS, "verdict"])
     others = [worst, *(model for model in scores if model not in (best, worst))]
     rows = []
     for other in others:
@@ -167,6 +169,8 @@ def _row(interval: Interval, facts: dict) -> dict:
 
 def decide(judged: pd.DataFrame) -> str:
     """The claim's verdict: that of the SRCC, if the sorters themselves can be told apart."""
+    if not len(judged):
+        return "undecided"
     gap, greedy = judged.iloc[0], judged.iloc[1]
     return greedy["verdict"] if gap["verdict"] == "holds" else "undecided"
 
@@ -188,9 +192,11 @@ def save(
         "n": int(tables[""]["n"].iloc[0]),
         "interval": "95 % percentile bootstrap: of sorting over lists, of SRCC over test images, "
         "pooled over seeds or splits, of foresight over models",
-        "notes": f"{number_text.courses(profile)}; {profile.recipe}",
+        "notes": f"{list(tables['scores']['model'].unique())}; {profile.recipe}",
     }
     folder = results.save_parts(NOTEBOOK, profile, tables, figures, **facts)
+    if not len(judged):
+        return folder
     first = judged.iloc[1]
     statement = f"{paper.CLAIMS[CLAIM]} [SRCC on {first['dataset']}, {first['model']}, greedy]"
     results.record_claim(

@@ -17,6 +17,7 @@ from realqa_utils import (
     evaluation,
     granularity,
     hashes,
+    labels,
     parallel,
     results,
     scorers,
@@ -26,7 +27,7 @@ from realqa_utils import (
     trials,
 )
 from realqa_utils.datasets.table import Table
-from realqa_utils.profiles import Profile
+from realqa_utils.profiles import Profile, is_dry_run
 
 #: The image sets of the paper's Fig. 2, as their stand-ins.
 IMAGE_SETS = ("mini-koniq", "mini-spaq", "mini-livec", "mini-ava", "mini-tad66k")
@@ -57,12 +58,15 @@ def _label(table: Table, profile: Profile) -> pd.DataFrame:
     teacher = granularity.trial(profile, data, told, granularity.seeds(profile)[0])
     name = hashes.of_facts({"teacher": trials.key(teacher), "ids": table.ids_hash})
     out = results.run_dir(profile, "labels") / name
-    if (out / "done").exists():
-        return self_labelling.read(out)
-    model = trials.trained(teacher, results.run_dir(profile, "trials"))
-    said = self_labelling.label_set(model, table, out, name, told, progress=False)
-    results.write_text(out / "done", "all parts are written\n")
-    return said
+
+    def make() -> None:
+        model = trials.trained(teacher, results.run_dir(profile, "trials"))
+        self_labelling.label_set(model, table, out, name, told, teacher.view, progress=False)
+        results.write_text(out / "done", "all parts are written\n")
+
+    results.once(out / "done", make)
+    said = self_labelling.read(out)
+    return labels.completed(said) if is_dry_run() else said
 
 
 def codes(said: pd.DataFrame) -> pd.DataFrame:

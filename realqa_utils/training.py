@@ -7,10 +7,12 @@ computes logits at the answer only, and skips the vision tower altogether where 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import is_flash_attn_2_available
 
 from realqa_utils import (
     adapters,
@@ -54,10 +58,16 @@ class AnswerTrainer(Trainer):
         for callback in self.observers:
             callback.trainer = callback.trainer or self
 
+    def _get_train_sampler(self, train_dataset=None):
+        if not self.recipe.by_length:
+            return super()._get_train_sampler(train_dataset)
+        lengths = self.data_collator.lengths()
+        generator = torch.Generator().manual_seed(self.args.data_seed)
+        return LengthGroupedSampler(self.recipe.batch_size, lengths=lengths, generator=generator)
+
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        return DataLoader(
-            self.eval_dataset, self.args.per_device_eval_batch_size, collate_fn=self.eval_collator
-        )
+        size, rows = self.args.per_device_eval_batch_size, self.eval_dataset
+        return self.accelerator.prepare(DataLoader(rows, size, collate_fn=self.eval_collator))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs, given = dict(inputs), {}
@@ -75,9 +85,10 @@ class AnswerTrainer(Trainer):
 
     def _number_loss(self, model, inputs: dict, given: dict) -> torch.Tensor:
         """Of an objective that looks at one number, wherever it comes from."""
-        share = 1 / self.recipe.accumulation  # the Trainer sums over the batches of a step
+        share = 1 / self.args.gradient_accumulation_steps  # the Trainer sums over a step's batches
         if self.recipe.objective == "regression":
-            last = torch.tensor([inputs["input_ids"].shape[1] - 1])
+            ids = inputs["input_ids"]
+            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
             out = language.forward(model, inputs, last, use_cache=False).logits
             return share * regression_head.loss(out, given["targets"])
         point, digits = int(given["point"]), self.recipe.digits
@@ -96,7 +107,10 @@ class AnswerTrainer(Trainer):
         for callback in self.observers:
             shifted = F.pad(labels, (1, 0), value=IGNORED)  # column c is predicted by c - 1
             callback.observe(logits.detach(), shifted, places, training=model.training)
-        return self._loss(logits, labels, given, total), logits
+        loss = self._loss(logits, labels, given, total)
+        if total is not None:  # of all processes, whose gradients are then averaged
+            loss = loss * self.accelerator.num_processes
+        return loss, logits
 
     def _loss(self, logits, labels, given: dict, total) -> torch.Tensor:
         recipe, ids, places = self.recipe, self.digit_ids, given["digit_places"]
@@ -141,34 +155,52 @@ class AnswerTrainer(Trainer):
 def arguments(
     recipe: Recipe, out: Path, save_steps: int, progress: bool, evaluate_every: int = 0
 ) -> TrainingArguments:
-    """The recipe in the library's words: AdamW, cosine with warm-up, float32 on a CPU."""
+    """The recipe in the library's words: AdamW, cosine with warm-up.
+
+    Several processes share the batches of a step. Raises ValueError where they do not divide.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and recipe.objective == "tree_mean":
+        raise ValueError("objective='tree_mean' is for one process: it calls the model three times")
+    if recipe.accumulation % world:
+        raise ValueError(
+            f"{world} processes do not divide the {recipe.accumulation} batches of a step: "
+            f"accumulation is to be a multiple of {world}"
+        )
+    on_gpu = torch.cuda.is_available()
     return TrainingArguments(
         # is made in any case, so without checkpoints it is one that is there
         output_dir=str(out) if save_steps else tempfile.gettempdir(),
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch_size // recipe.accumulation,
-        gradient_accumulation_steps=recipe.accumulation,
+        gradient_accumulation_steps=recipe.accumulation // world,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
         seed=recipe.seed,
         data_seed=recipe.seed,
-        logging_steps=20,
+        logging_steps=20 if recipe.steps >= 100 else 1,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or 500,
         save_total_limit=1,
         eval_strategy="steps" if evaluate_every else "no",
         eval_steps=evaluate_every or None,
         eval_on_start=bool(evaluate_every),
-        per_device_eval_batch_size=64,
+        per_device_eval_batch_size=64 if recipe.weights == "float32" else 8,
         prediction_loss_only=True,
         report_to="none",
         remove_unused_columns=False,
         disable_tqdm=not progress,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        average_tokens_across_devices=False,
+        use_cpu=not on_gpu,
+        # 4-bit weights are computed with in float32 on a CPU
+        bf16=recipe.weights == "bfloat16" or (recipe.weights == "nf4" and on_gpu),
+        activation_checkpointing=recipe.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        dataloader_pin_memory=on_gpu,
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if world > 1 and not on_gpu else None,
     )
 
 
@@ -183,13 +215,15 @@ def train(
     callbacks: Sequence = (),
     held_out: Table | None = None,
     evaluate_every: int = 0,
+    keep: Path | None = None,
 ) -> Backbone:
     """Train on a table and return the trained backbone; the one given is used up.
 
     With `save_steps`, checkpoints go to `out` and an interrupted run goes on from the last one.
     With `evaluate_every`, the loss on `held_out` is logged before the first step and then after so
     many steps; callbacks such as `NCMCallback` hear it too. The same recipe, data and thread count
-    give the same weights.
+    give the same weights. What was trained is written to the folder `keep`: an adapter, or a whole
+    model. Several processes (`torchrun`, `accelerate launch`) share the work of one.
     """
     torch.manual_seed(recipe.seed)
     if recipe.objective == "regression":
@@ -197,8 +231,9 @@ def train(
     with warnings.catch_warnings():  # peft still asks under the old name
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         backbone = adapters.prepare(
-            backbone, recipe.language, recipe.vision, recipe.rank, recipe.alpha, recipe.dropout
-        )
+            backbone, recipe.language, recipe.vision, recipe.rank, recipe.alpha, recipe.dropout,
+            head=recipe.objective == "regression",
+        )  # fmt: skip
     trainer = AnswerTrainer(
         model=backbone.model,
         args=arguments(recipe, out, save_steps, progress, evaluate_every),
@@ -212,9 +247,46 @@ def train(
         eval_collator=Collator(backbone, held_out, recipe, view) if evaluate_every else None,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(out) if save_steps else None)
+    with attention(backbone, _attention(recipe)):
+        trainer.train(resume_from_checkpoint=last_checkpoint(out) if save_steps else None)
+    if keep:
+        _keep(trainer, backbone, keep)
     backbone.model.eval()
     return backbone
+
+
+def _keep(trainer: Trainer, backbone: Backbone, folder: Path) -> None:
+    """All processes take part, since each may hold a piece of the weights; the first one writes."""
+    part = folder.with_name(f".{folder.name}.part")
+    trainer.save_model(str(part))
+    if trainer.is_world_process_zero():
+        if not isinstance(trainer.model, PeftModel):
+            backbone.tokenizer.save_pretrained(part)
+            backbone.image_processor.save_pretrained(part)
+        os.replace(part, folder)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _attention(recipe: Recipe) -> str:
+    """flash-attn for a training, where it is installed; it does not know the masks of a tree."""
+    fits = recipe.weights != "float32" and recipe.objective != "tree_mean"
+    found = fits and torch.cuda.is_available() and is_flash_attn_2_available()
+    return "flash_attention_2" if found else "sdpa"
+
+
+@contextmanager
+def attention(backbone: Backbone, kind: str) -> Iterator[None]:
+    """Let a model's attention be of a kind that the library knows: sdpa, flash_attention_2."""
+    base = language.base_of(backbone.model)
+    before = base.config._attn_implementation
+    if kind == before:
+        yield
+        return
+    base.set_attn_implementation(kind)
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before)
 
 
 def _optimiser(model, recipe: Recipe) -> torch.optim.Optimizer | None:

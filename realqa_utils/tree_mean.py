@@ -50,7 +50,7 @@ def mean(
     """
     last = inputs["input_ids"].shape[1] - 1
     out = language.forward(model, inputs, torch.tensor([last]), use_cache=digits > 1)
-    tens = torch.arange(10, dtype=torch.float32)
+    tens = torch.arange(10, dtype=torch.float32, device=out.logits.device)
     first = out.logits[:, -1].float().softmax(-1)[:, list(ids)]  # (batch, 10)
     if digits == 1:
         return first @ tens / first.sum(1), first.sum(1)
@@ -63,14 +63,15 @@ def mean(
 def _behind_each(model, inputs: dict, cache, ids: list[int], point: int):
     """P(full stop | digit) (batch, 10) and P(second digit | digit, full stop) (batch, 10, 10)."""
     rows, width = inputs["input_ids"].shape
-    nodes = torch.tensor([*ids, *[point] * 10])  # a full stop behind each digit
-    own = torch.eye(20, dtype=torch.bool)
-    own[10:, :10] = torch.eye(10, dtype=torch.bool)
+    device = inputs["input_ids"].device
+    nodes = torch.tensor([*ids, *[point] * 10], device=device)  # a full stop behind each digit
+    own = torch.eye(20, dtype=torch.bool, device=device)
+    own[10:, :10] = own[:10, :10]
     seen = inputs["attention_mask"].bool()[:, None].expand(-1, 20, -1)
     hidden = ~torch.cat((seen, own.expand(rows, -1, -1)), 2)[:, None]
-    mask = torch.zeros(hidden.shape, dtype=model.dtype)
+    mask = torch.zeros(hidden.shape, dtype=model.dtype, device=device)
     mask = mask.masked_fill(hidden, torch.finfo(model.dtype).min)
-    depth = torch.tensor([1] * 10 + [2] * 10)
+    depth = torch.tensor([1] * 10 + [2] * 10, device=device)
     position = inputs["position_ids"][:, :, -1:] + depth
     logits = model(
         input_ids=nodes.expand(rows, -1), attention_mask=mask, position_ids=position,

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -30,6 +31,7 @@ from realqa_utils import (
     labelling,
     level_words,
     parallel,
+    quantised,
     regression_head,
     results,
     scoring,
@@ -47,7 +49,8 @@ from realqa_utils.views import View
 DECISIVE = (
     "adapters", "answers", "backbone", "batches", "chains", "conversations", "decoder", "encoding",
     "form_filling", "form_steps", "labelling", "language", "lean", "lessons", "level_words",
-    "losses", "optimisers", "photos", "products", "prompting", "recipes", "regression_head",
+    "losses", "optimisers", "photos", "products", "prompting", "quantised", "recipes",
+    "regression_head",
     "scores", "scoring", "taxonomy", "training", "tree_mean", "trials", "views", "vision",
 )  # fmt: skip
 #: The same for an adapted vision tower.
@@ -92,8 +95,7 @@ def run(trial: Trial, cache: Path) -> pd.DataFrame:
     With `asked`: one row per granularity, photograph and attribute, as `labelling.as_frame` has it.
     """
     path = Path(cache) / f"{key(trial)}.csv"
-    if not path.exists():
-        results.write_table(path, _compute(trial, cache))
+    results.once(path, lambda: results.write_table(path, _compute(trial, cache)))
     return pd.read_csv(path, dtype={"id": str})
 
 
@@ -158,13 +160,18 @@ def starting_point(trial: Trial, cache: Path) -> Backbone:
 
 
 def _load(trial: Trial) -> Backbone:
+    weights = trial.recipe.weights
     with backbones.quiet():
-        return _seeing(backbones.load(trial.model), trial.view)
+        if weights == "nf4":
+            backbone = quantised.load(trial.model)
+        else:
+            backbone = backbones.load(trial.model, getattr(torch, weights))
+    return _seeing(backbone, trial.view)
 
 
 def _seeing(backbone: Backbone, view: View) -> Backbone:
-    if view.size:
-        backbone.look_at(view.size**2)
+    if any(view.limits):
+        backbone.look_at(*view.limits)
     return backbone
 
 
@@ -175,13 +182,15 @@ def _tower_path(trial: Trial, cache: Path) -> Path:
 def _adapted_tower(trial: Trial, cache: Path) -> Path:
     """The file of the trial's vision tower, adapted to its training photographs at most once."""
     path = _tower_path(trial, cache)
-    if not path.exists():
+
+    def adapt() -> None:
         backbone, view = _load(trial), trial.view
-        seen = batches.Photographs(trial.split.train, view).fitted
+        seen = batches.Photographs(trial.split.train, view).fitted()
         adaptation.adapt(backbone, seen, view, trial.recipe.tower_steps, trial.recipe.seed)
         weights = backbone.core.visual.state_dict()
         results.write_atomically(path, lambda temporary: save_file(weights, temporary))
-    return path
+
+    return results.once(path, adapt)
 
 
 def _compute(trial: Trial, cache: Path) -> pd.DataFrame:
@@ -193,18 +202,41 @@ def _compute(trial: Trial, cache: Path) -> pd.DataFrame:
 
 def trained(trial: Trial, cache: Path) -> Backbone:
     """The backbone after a trial's training; from disk, where the trial keeps its weights."""
-    folder = Path(cache) / f"model-{key(trial)}"
-    if trial.keep and folder.exists():
-        with backbones.quiet():
-            return _seeing(backbones.load(folder), trial.view)
+    if not trial.keep:
+        return _trained(trial, cache)
+    folder = kept(trial, cache)
+    results.once(folder, lambda: keep(_trained(trial, cache), folder))
+    if trial.recipe.language == "lora":
+        return adapters.load_adapter(_headed(starting_point(trial, cache), trial), folder)
+    with backbones.quiet():
+        return _seeing(backbones.load(folder), trial.view)
+
+
+def kept(trial: Trial, cache: Path) -> Path:
+    """The folder of a trial's weights, where they are kept: an adapter, or a whole model."""
+    return Path(cache) / f"model-{key(trial)}"
+
+
+def keep(backbone: Backbone, folder: Path) -> None:
+    """Write what was trained: of LoRA the adapter alone, which is a hundredth of the model."""
+    with backbones.quiet():
+        if isinstance(backbone.model, PeftModel):
+            results.write_folder(folder, backbone.model.save_pretrained)
+        else:
+            results.write_folder(folder, lambda part: backbone.save(part, torch.float32))
+
+
+def _headed(backbone: Backbone, trial: Trial) -> Backbone:
+    """With the head that an adapter of the regression objective is for."""
+    if trial.recipe.objective != "regression":
+        return backbone
+    return regression_head.attach(backbone, 0.0, trial.recipe.seed)
+
+
+def _trained(trial: Trial, cache: Path) -> Backbone:
     out = Path("unused")  # no checkpoints: a trial of this size is cheaper than saving it
     start = starting_point(trial, cache)
-    backbone = training.train(start, trial.split.train, trial.recipe, trial.view, out)
-    if trial.keep:
-        backbone = adapters.merged(backbone)
-        with backbones.quiet():
-            results.write_folder(folder, lambda part: backbone.save(part, torch.float32))
-    return backbone
+    return training.train(start, trial.split.train, trial.recipe, trial.view, out)
 
 
 def read_attributes(backbone: Backbone, trial: Trial) -> pd.DataFrame:

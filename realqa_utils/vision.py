@@ -117,11 +117,12 @@ def sides(images: np.ndarray, processor) -> tuple[int, int]:
 
 
 def can_look(tower: nn.Module) -> bool:
-    """Whether `look` knows the tower: the library's classes, or ours, in float32."""
+    """Whether `look` knows the tower: the library's classes, or ours, in float32 on a CPU."""
     return (
         type(tower) is Qwen2VisionTransformerPretrainedModel
         and all(type(block) is Qwen2VLVisionBlock for block in tower.blocks)
         and tower.get_dtype() == torch.float32
+        and tower.get_device().type == "cpu"
         and not tower._forward_hooks
     )
 

@@ -24,6 +24,7 @@ def test_parameters_have_the_same_names_everywhere(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
-def test_goes_through_on_smoke(path, tmp_path):
+def test_goes_through_on_smoke(path, tmp_path, monkeypatch):
     """In the root of the session: notebooks share models, which are then trained once."""
+    monkeypatch.setenv("REALQA_WORKERS", "1")  # to start others takes longer than their work
     notebooks.run(path, tmp_path / path.name, {"profile": "smoke"})

@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from realqa_utils import cli, doctor, machine, plan_command, plan_tables
+from realqa_utils import cli, doctor, hub_files, machine, plan_command, plan_tables
 from realqa_utils.data_command import State
-from realqa_utils.datasets import registry
+from realqa_utils.datasets import made_up, registry
 from realqa_utils.datasets.table import make_table
 from realqa_utils.doctor import OK, PROBLEM, WARNING
 from realqa_utils.plan import GIB
@@ -38,7 +38,7 @@ def offline(monkeypatch):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of the hub."""
-    monkeypatch.setattr(machine, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub_files, "CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
@@ -161,7 +161,7 @@ def test_disk_for_weights_is_asked_where_they_are_missing(hub, monkeypatch, root
     assert (runs.state, download.state) == (PROBLEM, PROBLEM)
     assert "REALQA_ROOT" in runs.advice
     assert "planned 16.6 GB" in download.found and "HF_HOME" in download.advice
-    monkeypatch.setattr(machine, "missing_files", lambda source: [])
+    monkeypatch.setattr(hub_files, "missing", lambda source: [])
     (line,) = machine.disk(case("paper"))
     assert line == runs
 
@@ -227,7 +227,9 @@ def _cached(hub: Path, name: str, files: dict[str, str]) -> Path:
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 INDEX = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1], "c": SHARDS[1]}})
-WHOLE = {name: "{}" for name in machine.NEEDED} | {machine.LIST: INDEX} | dict.fromkeys(SHARDS, "")
+WHOLE = (
+    {name: "{}" for name in hub_files.NEEDED} | {hub_files.LIST: INDEX} | dict.fromkeys(SHARDS, "")
+)
 
 
 def test_a_model_in_the_cache(hub):
@@ -248,23 +250,23 @@ def test_a_model_that_is_not_whole(hub, lost):
 
 
 def test_an_index_that_is_cut_off(hub):
-    _cached(hub, MODEL, WHOLE | {machine.LIST: INDEX[:20]})
-    assert machine.missing_files(MODEL) == [machine.LIST]
+    _cached(hub, MODEL, WHOLE | {hub_files.LIST: INDEX[:20]})
+    assert hub_files.missing(MODEL) == [hub_files.LIST]
 
 
 def test_a_model_in_a_folder(tmp_path):
-    for name in machine.NEEDED:
+    for name in hub_files.NEEDED:
         (tmp_path / name).write_text("{}")
-    assert machine.missing_files(str(tmp_path)) == [machine.SINGLE]
-    (tmp_path / machine.SINGLE).write_text("")
-    assert machine.missing_files(str(tmp_path)) == []
+    assert hub_files.missing(str(tmp_path)) == [hub_files.SINGLE]
+    (tmp_path / hub_files.SINGLE).write_text("")
+    assert hub_files.missing(str(tmp_path)) == []
 
 
 def test_the_mini_model(tmp_path, monkeypatch):
     assert states(machine.model(case("mini"))) == [OK]
     monkeypatch.setattr(machine, "MINI_FOLDER", tmp_path)
     (line,) = machine.model(case("mini"))
-    assert line.state == PROBLEM and machine.SINGLE in line.found
+    assert line.state == PROBLEM and hub_files.SINGLE in line.found
 
 
 def test_generated_data(monkeypatch):
@@ -279,10 +281,22 @@ def test_no_data_folder(monkeypatch):
 
 def test_an_empty_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("REALQA_DATA", str(tmp_path))
-    first, *others = machine.data(case("paper").profile)
-    assert (first.state, first.found) == (PROBLEM, "LIVE Challenge: not found")
+    first, *others, labels = machine.data(case("paper").profile)
+    assert (first.state, first.found) == (PROBLEM, "KonIQ-10k: not found")
     assert set(states(others)) == {WARNING}
     assert len(others) == len(registry.SETS) - 2  # KonIQ-10k is there under two names
+    assert labels.state == PROBLEM and "hf download MingxingLi/RealQA" in labels.found
+    first, *others = machine.data(case("photos").profile)
+    assert (first.state, first.found) == (PROBLEM, "LIVE Challenge: not found")
+    assert len(others) == len(registry.SETS) - 2
+
+
+def test_labels_of_attributes(tmp_path, monkeypatch):
+    monkeypatch.setenv("REALQA_DATA", str(made_up.write(tmp_path / "data")))
+    line = machine.labels(case("paper").profile)
+    assert (line.state, line.found) == (OK, "RealQA: 30 photographs to train on, 10 to test on")
+    (tmp_path / "data" / "realqa" / "labels.csv").write_text("image,split\n")
+    assert machine.labels(case("paper").profile).state == PROBLEM
 
 
 def test_sets_that_are_whole_cut_off_or_broken():

@@ -30,7 +30,7 @@ def folder(root, monkeypatch) -> Path:
     figures = results.figure_dir("smoke")
     for stem in ("01_first", "05_digits", "05_digits_verdicts"):
         (figures / f"{stem}.csv").write_text("a,b\n1,2\n")
-        record = {"wall_seconds": 100.0 if "verdicts" in stem else 20.0, "cpus": 2}
+        record = {"wall_seconds": 100.0 if "verdicts" in stem else 20.0, "workers": 2}
         (figures / f"{stem}.json").write_text(json.dumps(record))
     rows = [["T4-two-extra-digits", "05", "s", 1, 0, 2, 9, "0", "holds"],
             ["F5-ncm-falls", "06", "s", 1, 0, 2, 9, "0", "holds"]]  # fmt: skip
@@ -150,8 +150,18 @@ def test_cores_and_expected_core_seconds(folder):
     notebooks = _plan(folder)["notebooks"]
     assert [step["cores"] for step in notebooks.values()] == [1, 4, 1, 4]
     assert [step["alone"] for step in notebooks.values()] == [False, False, False, True]
-    # 01 has one core whatever the machine; 05 was recorded on two; the others never
-    assert [step["expected"] for step in notebooks.values()] == [20, 200, 120, 120]
+    # 01 and 05 were recorded at work on two; the others never
+    assert [step["expected"] for step in notebooks.values()] == [40, 200, 120, 120]
+
+
+def test_two_notebooks_share_a_machine(folder):
+    write(folder, "12_speed")
+    steps = _plan(folder)["notebooks"].values()
+    assert [graph.cores(step, 1) for step in steps] == [1, 1, 1, 1]
+    assert [graph.cores(step, 2) for step in steps] == [1, 1, 1, 2]
+    assert [graph.cores(step, 4) for step in steps] == [1, 2, 1, 4]
+    assert [graph.cores(step, 64) for step in steps] == [1, 4, 1, 64]
+    assert [graph.cores(step, None) for step in steps] == [1, 4, 1, 4]  # a cluster
 
 
 def test_a_plan_is_plain_json(folder):

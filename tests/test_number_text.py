@@ -316,7 +316,7 @@ def test_one_model_ranks_nothing(answers, scores, data):
 
 
 def test_ends_are_chosen_by_sorting_among_courses_of_equal_length(answers):
-    models = number_text.of_equal_length(SMOKE)
+    models = number_text.comparable(SMOKE)
     assert models == ["sorting, 8 steps", "copying, 8 steps", "captions, 8 steps"]
     assert sorting_claim.ends(answers, models) == ("sorting, 8 steps", "captions, 8 steps")
     assert sorting_claim.ends(answers, models[::-1]) == ("sorting, 8 steps", "captions, 8 steps")

@@ -99,7 +99,7 @@ class Pass:
         self.recipe, self.is_plain, self.is_bf16 = recipe, is_plain, is_bf16
         loaded = backbone.load("mini")
         loaded.model.to(torch.bfloat16 if is_bf16 else torch.float32)
-        loaded.look_at(side * side)
+        loaded.look_at(side * side, side * side)
         self.backbone = adapters.prepare(
             loaded, recipe.language, recipe.vision, recipe.rank, recipe.alpha, recipe.dropout
         )
@@ -480,7 +480,7 @@ def test_trainings_are_those_of_the_notebooks():
     by = pd.DataFrame(found).groupby("notebook")["count"].sum()
     folder = Path(__file__).parents[1] / "notebooks"
     assert by["05"] == len(parameters.defaults(folder / "05_digit_count.ipynb")["digits"])
-    assert by["06"] == len(monitoring.CONDITIONS)
+    assert by["06"] == len(monitoring.CONDITIONS) - 1  # not from random weights
     assert by["07"] == len(objectives.METHODS) - 1
     forms = [t.recipe.form for t in found if t.notebook in ("02", "03")]
     assert sorted(forms) == sorted(granularity.ASKED)
@@ -515,7 +515,7 @@ def test_what_fits_is_exit_code_0_and_readable(capsys):
         (["--profile", "paper", "--gpu", "27"], ["--micro-batch", "2"]),
         (["--profile", "gpu24", "--gpu", "24", "--no-checkpointing"], ["--micro-batch", "2"]),
         (["--profile", "paper", "--gpu", "40", "--no-checkpointing", "--micro-batch", "8"],
-         ["--micro-batch", "1"]),
+         ["--micro-batch", "2"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_names_the_lever_that_makes_it_fit(capsys, given, lever):

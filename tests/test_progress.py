@@ -18,7 +18,8 @@ def plan(root) -> dict:
     results.write_text(graph.folder("smoke") / "01_a.0.json", "{}")
     expected = {"01_a": 60, "05_b": 600, "06_c": 1200, "11_d": 120}
     notebooks = {
-        stem: {"stamp": f"{stem}.0.json", "expected": seconds, "cores": 4, "after": []}
+        stem: {"stamp": f"{stem}.0.json", "expected": seconds, "cores": 4}
+        | {"alone": False, "after": []}
         for stem, seconds in expected.items()
     }
     notebooks["11_d"]["after"] = ["05_b.0.json", "06_c.0.json"]
@@ -40,10 +41,10 @@ def test_line_counts_what_is_done_and_what_is_left(plan):
     line = progress.line(plan, {}, cores=2)
     assert line == "1 of 4 done | about 16 min left"  # (600 + 1200 + 120) / 2 s
     _tell("05_b", "ok")
-    _tell("06_c", "running", cell=3, cells=20)
+    _tell("06_c", "running", cell=3, cells=20, started=time.time() - 120)
     line = progress.line(plan, progress.states(plan), cores=2)
-    # 06 has run for a minute on two cores: (1200 - 120 + 120) / 2 s
-    assert line == "2 of 4 done | 06_c: cell 3 of 20, 1:00 | about 10 min left"
+    # 06 has run for two minutes on one of two cores: (1200 - 120 + 120) / 2 s
+    assert line == "2 of 4 done | 06_c: cell 3 of 20, 2:00 | about 10 min left"
     _tell("06_c", "running", cell=3, cells=20, started=time.time() - 9999)
     assert progress.line(plan, progress.states(plan), 2).endswith("| about 1 min left")
 

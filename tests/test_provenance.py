@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from realqa_utils import provenance
+from realqa_utils import parallel, provenance
 
 
 def test_file_hash_is_sha256_of_the_bytes(tmp_path):
@@ -63,6 +63,7 @@ def test_provenance_names_what_is_installed_and_when():
     assert set(facts["versions"]) == {"torch", "transformers", "peft", "numpy", "scipy", "realqa"}
     assert facts["versions"]["numpy"] == metadata.version("numpy")
     assert facts["cpus"] >= 1
+    assert facts["workers"] == parallel.cores()
     assert 10 < facts["peak_memory_mib"] < 1e6  # a Python with numpy takes tens of MiB
     assert datetime.now(UTC) - datetime.fromisoformat(facts["date"]) < timedelta(minutes=1)
 

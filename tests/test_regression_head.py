@@ -73,8 +73,3 @@ def test_accumulated_batches_give_the_gradient_of_one(tiny_backbone, table, tmp_
         for n in (1, 2)
     ]
     torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)
-
-
-def test_lora_has_no_head():
-    with pytest.raises(ValueError, match="needs language='full'"):
-        recipe(language="lora")

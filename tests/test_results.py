@@ -113,6 +113,34 @@ def test_a_reader_never_meets_half_a_file(tmp_path):
     assert _names(tmp_path) == ["file.txt"]
 
 
+def test_of_several_who_want_a_file_one_makes_it(tmp_path):
+    path, made = tmp_path / "out" / "a.txt", []
+    path.parent.mkdir()
+
+    def make() -> None:
+        made.append(1)
+        time.sleep(0.2)  # the others come meanwhile
+        results.write_text(path, "a")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: results.once(path, make).read_text(), range(4)))
+    assert found == ["a"] * 4 and made == [1]
+
+
+def test_who_waited_for_one_that_failed_makes_the_file(tmp_path):
+    path, made = tmp_path / "a.txt", []
+
+    def make() -> None:
+        made.append(1)
+        if len(made) == 1:
+            raise OSError("no room")
+        results.write_text(path, "a")
+
+    with pytest.raises(OSError):
+        results.once(path, make)
+    assert results.once(path, make).read_text() == "a"
+
+
 def test_files_are_readable_by_whoever_the_umask_allows(tmp_path):
     reference = tmp_path / "reference"
     reference.write_text("")

@@ -322,7 +322,7 @@ def test_accumulation(tiny, equal, tmp_path, terms):
         split = replace(recipe, accumulation=passes, learning_rate=1e-4)
         weights.append(run(tiny(), equal, split, tmp_path, callbacks=[watch]))
         losses.append(watch.losses)
-    assert len(losses[0]) == 1 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert_equal(*weights, atol=1e-5)
     assert difference(weights[0], state(tiny())) > 1e-4
 

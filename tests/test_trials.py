@@ -218,14 +218,37 @@ def test_a_trial_of_stage_1_labels_every_test_photograph(stage_1, tmp_path):
     assert (frame["said"].isna() == (frame["why"].fillna("") != "")).all()
 
 
-def test_kept_weights_come_back_and_answer_the_same(stage_1, tmp_path, monkeypatch):
-    first = trials.trained(stage_1, tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "file"),
+    [
+        ({"language": "full", "vision": "frozen"}, "model.safetensors"),
+        ({}, "adapter_model.safetensors"),
+        ({"vision": "full"}, "adapter_model.safetensors"),
+        ({"form": "direct", "objective": "regression"}, "adapter_model.safetensors"),
+        ({"weights": "bfloat16", "checkpointing": True}, "adapter_model.safetensors"),
+        ({"weights": "nf4", "checkpointing": True}, "adapter_model.safetensors"),
+    ],
+)
+def test_kept_weights_come_back(stage_1, tmp_path, monkeypatch, changes, file):
+    recipe = replace(stage_1.recipe, **{"language": "lora", "vision": "lora"} | changes)
+    one = replace(stage_1, recipe=recipe)
+    seen, train = [], trials.training.train
+
+    def watched(*arguments):
+        seen.append(train(*arguments))
+        return seen[0]
+
+    monkeypatch.setattr(trials.training, "train", watched)
+    again = trials.trained(one, tmp_path)
     (folder,) = tmp_path.glob("model-*")
-    assert (folder / "model.safetensors").exists()
-    monkeypatch.setattr(trials.training, "train", lambda *_: pytest.fail("trained again"))
-    again = trials.trained(stage_1, tmp_path)
-    for name, weight in first.model.state_dict().items():
-        torch.testing.assert_close(again.model.state_dict()[name], weight, atol=0, rtol=0)
+    assert (folder / file).exists()
+    learnt = {n: p for n, p in seen[0].model.named_parameters() if p.requires_grad}
+    here = dict(again.model.named_parameters())
+    assert learnt
+    for name, weight in learnt.items():
+        torch.testing.assert_close(here[name].float(), weight.float(), atol=0, rtol=0)
+    trials.trained(one, tmp_path)
+    assert len(seen) == 1
 
 
 def test_labels_and_questions_decide_a_trial_of_stage_1(stage_1):
@@ -245,7 +268,8 @@ def test_labels_and_questions_decide_a_trial_of_stage_1(stage_1):
     [
         # what they give is in the hashes of data and weights, or decides nothing
         ("trials", trials.DECISIVE, {"adaptation", "datasets", "energy", "hashes", "paper",
-                                     "parallel", "profiles", "provenance", "results", "spectra"}),
+                                     "parallel", "profiles", "provenance", "resampling",
+                                     "results", "spectra", "statistics"}),
         ("folder_rows", folders.DECISIVE, {"parallel", "parts"}),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from realqa_utils.views import View
+from realqa_utils.views import PRESETS, View
 
 WINDOW = View(size=32, short=40, random=True)
 SIDES = st.integers(40, 120)
@@ -126,3 +126,31 @@ def test_without_sizes_the_photograph_passes_unchanged():
 def test_a_window_larger_than_the_short_side_is_refused(short):
     with pytest.raises(ValueError, match=f"short side {short} is less than the window 32"):
         View(size=32, short=short)
+
+
+# --- whole photographs -------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_size_is_that_of_the_fitted_photograph(width, height):
+    for view in (PRESETS["repo"], PRESETS["clean"], View(), WINDOW):
+        assert view.fit(Image.new("1", (width, height))).size == view.fitted_size(width, height)
+
+
+def test_the_authors_loader_takes_single_pixels():
+    image = ruler(256, 64).resize((1024, 256), Image.Resampling.NEAREST)  # 4 x 4 of each pixel
+    found = np.asarray(PRESETS["repo"].fit(image))
+    assert found.shape == (128, 512, 3)
+    assert {tuple(p) for p in found.reshape(-1, 3)} <= {tuple(p) for p in _pixels(image)}
+    assert PRESETS["repo"].fit(ruler(250, 60)).size == (250, 60)  # small ones stay
+
+
+def _pixels(image):
+    return np.asarray(image).reshape(-1, 3)
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(ValueError, match="leave size at 0"):
+        View(size=32, short=40, longest=512)
+    with pytest.raises(ValueError, match="least comes first"):
+        View(pixels=(9, 3))

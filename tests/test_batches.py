@@ -1,0 +1,94 @@
+"""Photographs as a training asks for them: decoded, kept, and put into steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from realqa_utils import batches, training
+from realqa_utils.batches import Collator, Photographs
+from realqa_utils.datasets.table import make_table
+from realqa_utils.photos import open_photo
+from realqa_utils.recipes import Recipe
+from realqa_utils.scores import Scale
+from realqa_utils.views import PRESETS, View
+
+SIZES = [(60, 40), (700, 90), (40, 60), (120, 500), (1100, 900), (64, 64)]
+RECIPE = Recipe(steps=2, batch_size=2)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Photographs of odd sizes; the last lies on its side."""
+    rng, rows = np.random.default_rng(0), []
+    for number, (width, height) in enumerate(SIZES):
+        path = tmp_path / f"{number}.png"
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        exif = Image.Exif()
+        if number == 3:
+            exif[0x0112] = 6
+        Image.fromarray(pixels).save(path, exif=exif)
+        rows.append({"id": str(number), "path": str(path), "mos": float(number)})
+    return make_table("odd", Scale(0, 10), pd.DataFrame(rows), source="here")
+
+
+def _bytes(table) -> list[int]:
+    return [3 * int(np.prod(open_photo(path).size)) for path in table.frame["path"]]
+
+
+@pytest.mark.parametrize("room", [0, 3 * 60 * 40, 10**9])
+def test_photographs_are_the_same_whatever_the_room(table, room, monkeypatch):
+    monkeypatch.setattr(batches, "ROOM", room)
+    opened, own = [], batches.open_photo
+    monkeypatch.setattr(batches, "open_photo", lambda path: opened.append(path) or own(path))
+    found = Photographs(table, View())
+    for rows in ([4, 0, 0], None, [1, 0]):
+        for row, image in zip(range(6) if rows is None else rows, found.fitted(rows), strict=True):
+            want = own(table.frame["path"][row])
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(want))
+    kept = sum(_bytes(table)[row] for row in found._kept)
+    assert kept <= room
+    least = {0: 10, 10**9: 6}  # two, all, two: nothing is kept; each is opened once
+    assert len(opened) == least.get(room, len(opened))
+
+
+@pytest.mark.parametrize("view", [PRESETS["repo"], PRESETS["clean"], View(pixels=(2000, 9000))])
+def test_lengths_are_the_patches_that_the_model_is_shown(table, tiny_backbone, view):
+    backbone = replace(tiny_backbone, image_processor=_copy(tiny_backbone.image_processor))
+    backbone.look_at(*view.limits)
+    collator = Collator(backbone, table, replace(RECIPE, vision="lora"), view)
+    shown = [backbone.pixels([image])[0].shape[0] for image in collator.data.fitted()]
+    assert collator.lengths() == shown
+    assert len(set(shown)) > 1
+
+
+def _copy(processor):
+    return type(processor).from_dict(processor.to_dict())
+
+
+def test_photographs_of_like_length_share_a_step(table, tiny_backbone, tmp_path):
+    backbone = replace(tiny_backbone, image_processor=_copy(tiny_backbone.image_processor))
+    view = View(pixels=(2000, 90_000))
+    backbone.look_at(*view.limits)
+    rows = pd.concat([table.frame.assign(id=table.frame["id"] + f" {k}") for k in range(8)])
+    many = make_table("odd", Scale(0, 10), rows, source="here")
+    recipe = replace(RECIPE, by_length=True, vision="lora")
+    collator = Collator(backbone, many, recipe, view)
+    trainer = training.AnswerTrainer(
+        model=backbone.model, args=training.arguments(recipe, tmp_path, 0, False),
+        train_dataset=range(48), data_collator=collator, recipe=recipe,
+        digit_ids=backbone.digit_ids,
+    )  # fmt: skip
+    lengths, order = np.array(collator.lengths()), list(trainer._get_train_sampler())
+    assert sorted(order) == list(range(48))
+    assert list(trainer._get_train_sampler()) == order
+    assert _padding(lengths[order]) < 0.5 * _padding(lengths)
+
+
+def _padding(lengths) -> int:
+    """What two photographs of a step lack to be as long as the longer one, in all."""
+    return int(np.abs(lengths[::2] - lengths[1::2]).sum())

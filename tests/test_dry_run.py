@@ -1,0 +1,109 @@
+"""Every notebook on the profiles of real size: the mini backbone stands in for the weights, and
+made-up files in the official layouts for the sets. No line of theirs is run on a GPU first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from realqa_utils import cli, notebooks, results
+from realqa_utils.datasets import made_up, realqa, registry
+from realqa_utils.datasets.table import official_split
+from realqa_utils.photos import open_photo
+from realqa_utils.profiles import PROFILES, get_profile
+
+PATHS = notebooks.find()
+#: What differs on `gpu24` is how models are loaded, trained and kept: these do all of it.
+WITH_4_BITS = ("02_attribute_extraction", "05_digit_count", "08_chain_of_thought")
+
+
+@pytest.fixture(scope="module")
+def data(scratch_root) -> Path:
+    return made_up.write(scratch_root / "made-up")
+
+
+@pytest.fixture
+def dry(data, monkeypatch) -> None:
+    monkeypatch.setenv("REALQA_DRY_RUN", "1")
+    monkeypatch.setenv("REALQA_DATA", str(data))
+    monkeypatch.setenv("REALQA_WORKERS", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+def test_goes_through_on_paper(path, dry, tmp_path):
+    notebooks.run(path, tmp_path / path.name, {"profile": "paper"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", WITH_4_BITS)
+def test_goes_through_on_gpu24(stem, dry, tmp_path):
+    (path,) = notebooks.find([stem])
+    notebooks.run(path, tmp_path / path.name, {"profile": "gpu24"})
+
+
+@pytest.mark.parametrize("name", ["paper", "gpu24"])
+def test_a_dry_run_has_the_profiles_own_recipe(name, dry):
+    mine, whole = get_profile(name), PROFILES[name]
+    for key in ("recipe", "stage_1", "chains"):
+        dry_one, real = vars(getattr(mine, key)), vars(getattr(whole, key))
+        differs = {field for field in real if dry_one[field] != real[field]}
+        assert differs == {"steps", "batch_size", "accumulation"}
+    assert (mine.home, mine.labels, mine.data) == (whole.home, whole.labels, whole.data)
+    assert mine.view.longest == whole.view.longest and any(mine.view.pixels)
+
+
+def test_the_command_prepares_a_place_of_its_own(root, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.delenv("REALQA_DATA", raising=False)
+    asked = []
+    monkeypatch.setattr(notebooks, "reproduce", lambda *a, **k: asked.append(a) or 0)
+    assert cli.main(["reproduce", "--profile", "paper", "--dry-run"]) == 0
+    assert asked and asked[0][0] == "paper"
+    place = root / "runs" / "paper" / "dry-run"
+    assert results.root() == place and get_profile("paper").model == "mini"
+    assert registry.data_folder() == place / "data"
+    assert "means nothing" in capsys.readouterr().out
+
+
+# --- made-up sets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "train", "test"),
+    [
+        ("koniq", "official", 20, 10),
+        ("spaq", "all", 0, 40),
+        ("ava", "common", 30, 10),
+        ("tad66k", "official", 4, 36),
+        ("konvid", "all", 0, 4),
+    ],
+)
+def test_made_up_sets_go_through_the_loaders_of_the_real_ones(data, name, protocol, train, test):
+    (split,) = registry.splits(name, protocol, data)
+    assert (len(split.train), len(split.test)) == (train, test)
+    assert 3 < split.test.targets.mean() < 7 and split.test.targets.std() > 0.3
+    if name != "konvid":
+        sizes = {open_photo(path).size for path in split.test.frame["path"][:8]}
+        assert len(sizes) > 1 and max(max(size) for size in sizes) > 512
+
+
+def test_made_up_labels_are_those_of_the_drawing(data, scratch_root):
+    split = official_split(realqa.load(data / "realqa"))
+    assert (len(split.train), len(split.test)) == (30, 10)
+    (file,) = (scratch_root / "runs" / "world").glob("mini-koniq-8-40-*/labels.csv")
+    drawn = pd.read_csv(file)
+    both = pd.concat([split.train.frame, split.test.frame]).sort_values("id")
+    for name in ("composition", "level_shot", "exposure", "subject_background"):
+        assert list(both[name]) == list(drawn[name])
+
+
+def test_a_missing_copy_of_realqa_says_how_to_get_one(tmp_path, monkeypatch):
+    from realqa_utils import granularity
+
+    monkeypatch.setenv("REALQA_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="hf download MingxingLi/RealQA"):
+        granularity.split(get_profile("paper"))
