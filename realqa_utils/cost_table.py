@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from realqa_utils import backbone as backbones
 from realqa_utils import (
     calibration,
     cost,
@@ -18,6 +19,7 @@ from realqa_utils import (
     evaluation,
     form_filling,
     granularity,
+    quantised,
     results,
     scorers,
     scores,
@@ -50,7 +52,7 @@ from realqa_utils.cost import (
 )
 from realqa_utils.datasets.table import Table
 from realqa_utils.photos import open_photo
-from realqa_utils.profiles import Profile
+from realqa_utils.profiles import Profile, is_dry_run
 
 NOTEBOOK, MINI = "12_cost_and_speed", "mini, 2 M parameters"
 #: What is aimed at: the slower way over the faster one, and the least ratio; for the last two the
@@ -87,7 +89,7 @@ def timings(
 ) -> dict[str, pd.DataFrame]:
     """Timings by model: the profile's in every way; beside the mini one, larger ones of random
     weights in the direct ways."""
-    few, many = (4, 8) if profile.name == "smoke" else (16, 2 * BATCH)
+    few, many = (4, 8) if _is_small(profile) else (16, 2 * BATCH)
     direct = ways(models["direct"], few, many) | chain_ways(models["chain"], many // 2)
     found = {subject(profile): timed(direct, images, rounds, seed)}
     for size in SIZES if profile.recipe.weights == "float32" else ():
@@ -101,11 +103,15 @@ def subject(profile: Profile) -> str:
     return MINI if profile.model == "mini" else profile.model
 
 
+def _is_small(profile: Profile) -> bool:
+    return profile.name == "smoke" or is_dry_run()
+
+
 def grown(
     profile: Profile, backbone: Backbone, images: Sequence, counts: Sequence[int]
 ) -> pd.DataFrame:
-    """`cost.growth`; on `smoke` with no more than a hundred photographs."""
-    most = 100 if profile.name == "smoke" else max(counts)
+    """`cost.growth`; where nothing is claimed with no more than a hundred photographs."""
+    most = 100 if _is_small(profile) else max(counts)
     return cost.growth(backbone, images, [count for count in counts if count <= most])
 
 
@@ -114,7 +120,7 @@ def growth(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Timings by number of digits, of the models of notebook 05, and of attributes."""
     cache, split = results.run_dir(profile, "trials"), scorers.splits(profile)[0]
-    many, by_digits = 8 if profile.name == "smoke" else BATCH, {}
+    many, by_digits = 8 if _is_small(profile) else BATCH, {}
     for digits in (1, 2, 3, 4):
         trial = scorers.trial(profile, split, profile.recipe, profile.seeds[0], digits=digits)
         read = partial(scoring.read, trials.trained(trial, cache), digits=digits)
@@ -211,6 +217,31 @@ def sampled(
     return found
 
 
+def four_bits(
+    profile: Profile, backbone: Backbone, test: Table, images: Sequence, count: int = 200
+) -> pd.DataFrame:
+    """What 4-bit weights change (`quantised.agreement`), tidy: `model` says how weights are kept.
+
+    Of the trained model; where an adapter was trained, of the backbone below it.
+    """
+    is_whole = profile.recipe.language == "full"
+    given = backbone if is_whole else backbones.load(profile.model)
+    found = quantised.agreement(given, images[:count], test.targets[:count])
+    rows = []
+    for weights, part in found.set_index("weights").drop(columns="n").iterrows():
+        for metric, value in part.items():
+            interval = statistics.Interval(value, np.nan, np.nan, len(images[:count]))
+            rows.append(evaluation.row(interval, test.name, weights, metric, profile.seeds[:1]))
+    return pd.DataFrame(rows)
+
+
+def shown_bits(table: pd.DataFrame) -> pd.DataFrame:
+    """Ways of keeping the weights by measure."""
+    wide = table.pivot(index="model", columns="metric", values="estimate")
+    order = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["metric"]))
+    return wide.loc[order[0], order[1]].round(3).rename_axis(columns=None)
+
+
 def trust(frame: pd.DataFrame, seed: int) -> tuple[calibration.Calibration, pd.DataFrame]:
     """A calibration from half of the readings, and the other half with intervals from it."""
     order = np.random.default_rng([seed, 12]).permutation(len(frame))
@@ -228,7 +259,7 @@ def save(
     figures: Mapping[str, Figure],
     watch: results.Stopwatch,
 ) -> str:
-    """Write the tables ("" and "ratios") and the figures. Times differ from run to run."""
+    """Write the tables ("", "ratios", "four_bits") and the figures. Times differ between runs."""
     facts = scorers.facts(profile, [test], profile.recipe, watch) | {
         "seeds": profile.seeds[:1],
         "interval": "minimum and maximum of alternating rounds; median between",

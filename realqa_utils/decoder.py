@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from transformers import PreTrainedConfig
 
 from realqa_utils import language, lean
 from realqa_utils.backbone import Backbone
@@ -58,9 +59,9 @@ def _fetched(logits: torch.Tensor) -> torch.Tensor:
     return logits.to("cpu", torch.float32)
 
 
-def rows_at_once(backbone: Backbone) -> int:
+def rows_at_once(config: PreTrainedConfig) -> int:
     """Photographs of a batch: the logits of a hundred nodes of each take a gigabyte at most."""
-    return max(1, min(64, 2**28 // (100 * backbone.model.config.text_config.vocab_size)))
+    return max(1, min(64, 2**28 // (100 * config.text_config.vocab_size)))
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:

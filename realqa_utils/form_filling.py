@@ -71,7 +71,7 @@ def fill(
     that merges words of the form with what is written in it.
     """
     out: list[Filled] = []
-    batch_size = batch_size or decoder.rows_at_once(backbone)
+    batch_size = batch_size or decoder.rows_at_once(backbone.model.config)
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "filling in", disable=not progress, leave=False):
         part = images[start : start + batch_size]

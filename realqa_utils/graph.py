@@ -92,7 +92,7 @@ def expected(stem: str, profile: str) -> float:
     """Core seconds that a notebook took when its results were recorded."""
     records = [path for path in results.figure_dir(profile).glob("*.json") if is_of(path, stem)]
     known = [json.loads(path.read_text("utf-8")) for path in records]
-    taken = [record["wall_seconds"] * record.get("workers", 1) for record in known]
+    taken = [record["wall_seconds"] * record.get("workers", record["cpus"]) for record in known]
     return max(taken, default=UNKNOWN)
 
 

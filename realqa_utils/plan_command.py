@@ -169,9 +169,7 @@ def verdict(case: Case, limit: float) -> str:
         said.append(f"a training step needs {_gib(need)}; {lever(case, limit)}")
     scoring = plan_tables.scoring_table(case).loc["all"].item()
     if scoring > limit:
-        fits = [
-            n for n in (32, 16, 8, 4, 2, 1) if n < case.score_batch and _scores(case, n) <= limit
-        ]
+        fits = [n for n in (32, 16, 8, 4, 2, 1) if n < case.scored and _scores(case, n) <= limit]
         way = f"--score-batch {fits[0]} fits" if fits else "no batch fits"
         said.append(f"scoring needs {_gib(scoring)}; {way}")
     if not said:
@@ -234,7 +232,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--micro-batch", type=_count, default=0, metavar="N", help="conversations at once")
     add("--checkpointing", action=argparse.BooleanOptionalAction, help="of activations")
     add("--four-bit", action=argparse.BooleanOptionalAction, help="base weights in NF4")
-    add("--score-batch", type=_count, default=64, metavar="N", help="photographs scored at once")
+    add("--score-batch", type=_count, default=0, metavar="N", help="photographs scored at once")
     add("--json", action="store_true", help="in bytes, operations and hours, for programs")
     return parser.parse_args(arguments)
 

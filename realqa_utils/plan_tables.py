@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from realqa_utils import adapters, backbone, lessons, model_shapes, plan
+from realqa_utils import adapters, backbone, decoder, lessons, model_shapes, plan
 from realqa_utils.backbone import Backbone
 from realqa_utils.conversations import DIRECT
 from realqa_utils.datasets import mini, registry
@@ -36,7 +36,7 @@ class Case:
     pixels: str
     size: tuple[int, int]  # of a photograph, width and height
     micro_batch: int = 0  # conversations of a forward pass, on each GPU; 0: as the recipe has it
-    score_batch: int = 64
+    score_batch: int = 0  # photographs scored at once; 0: as scoring has it
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -51,6 +51,11 @@ class Case:
     def tokens(self) -> int:
         """Of a photograph, in the language model."""
         return self.patches // self.config.vision_config.spatial_merge_size**2
+
+    @property
+    def scored(self) -> int:
+        """Photographs that are scored at once."""
+        return self.score_batch or decoder.rows_at_once(self.config)
 
     def micro(self, recipe: Recipe) -> int:
         """Conversations of a forward pass on each GPU."""
@@ -105,7 +110,7 @@ class Case:
         """The forward pass behind which the scores of a batch are read."""
         before = _mini().tokenizer(DIRECT.before, add_special_tokens=False).input_ids
         tokens = self.tokens + len(prompt(DIRECT.question).ids) - 1 + len(before)
-        return Step(self.score_batch, self.patches, tokens, 1)
+        return Step(self.scored, self.patches, tokens, 1)
 
     def parameters(self, recipe: Recipe) -> model_shapes.Parameters:
         """How many there are and how many of them the recipe trains."""
@@ -174,7 +179,7 @@ def scoring_table(case: Case) -> pd.DataFrame:
     """Bytes by part while a batch is scored."""
     count = case.parameters(case.profile.recipe)
     parts = plan.scoring_memory(case.config, count, case.setup, case.scoring())
-    return _summed(pd.DataFrame({f"{case.score_batch} photographs": parts}))
+    return _summed(pd.DataFrame({f"{case.scored} photographs": parts}))
 
 
 def ways_table(case: Case) -> pd.DataFrame:

@@ -133,18 +133,22 @@ def costs(profile: str, figures: Path) -> pd.DataFrame:
     """Time, peak memory and energy of each notebook, and of all, as the records of results tell.
 
     A notebook's clock starts with it and is read at every result, so its last reading counts.
-    Energy is in a record only where the machine tells it. Raises ValueError for a damaged record.
+    Core minutes are those by the processes at work; of all notebooks only these add up, as two may
+    run beside each other. Energy, of the whole machine, is in a record only where the machine tells
+    it. Raises ValueError for a damaged record.
     """
     records: dict[str, dict[str, dict]] = {}
     for path in sorted((figures / profile).glob("[0-9][0-9]_*.json")):
         if not path.stem.startswith(NOTEBOOK):  # it only reads files
             records.setdefault(path.stem[:2], {})[path.stem] = _record(path)
-    columns = ("notebook", "minutes", "peak memory, MiB", "energy, kJ", "CPUs", "recorded")
+    columns = (
+        "notebook", "minutes", "core minutes", "peak memory, MiB", "energy, kJ", "recorded",
+    )  # fmt: skip
     rows = [_cost(min(found, key=len), list(found.values())) for found in records.values()]
     table = pd.DataFrame(rows, columns=columns).astype({"energy, kJ": float})
     complete = len(table) and table["energy, kJ"].notna().all()
-    total = ("all", table["minutes"].sum(), table["peak memory, MiB"].max(),
-             table["energy, kJ"].sum() if complete else None, None, None)  # fmt: skip
+    total = ("all", None, table["core minutes"].sum(), table["peak memory, MiB"].max(),
+             table["energy, kJ"].sum() if complete else None, None)  # fmt: skip
     table = pd.concat([table, pd.DataFrame([total], columns=columns)]).round(1)
     table["energy, kJ"] = table["energy, kJ"].astype(object).fillna("not measured")
     return table.astype(object).fillna("").set_index("notebook")
@@ -161,8 +165,9 @@ def _cost(stem: str, records: Sequence[Mapping]) -> tuple:
     last = max(records, key=lambda record: record["wall_seconds"])
     joules = last.get("energy_joules")
     memory = [record["peak_memory_mib"] or float("nan") for record in records]
-    return (stem, last["wall_seconds"] / 60, max(memory),
-            None if joules is None else joules / 1000, last["cpus"], last["date"][:10])  # fmt: skip
+    minutes = last["wall_seconds"] / 60
+    return (stem, minutes, minutes * last.get("workers", last["cpus"]), max(memory),
+            None if joules is None else joules / 1000, last["date"][:10])  # fmt: skip
 
 
 # --- result --------------------------------------------------------------------------------------

@@ -237,7 +237,7 @@ def read(
     Results do not depend on `batch_size` (None: what memory allows) beyond float rounding. For
     `tree` and `floor` see `read_batch`.
     """
-    batch_size = batch_size or decoder.rows_at_once(backbone)
+    batch_size = batch_size or decoder.rows_at_once(backbone.model.config)
     steps = -(-len(images) // batch_size)
     parts = _batches(images, batch_size)
     parts = tqdm(parts, "scoring", steps, disable=not progress, leave=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +87,16 @@ def test_a_wrong_command_line_is_exit_code_2(capsys, arguments, message):
         cli.main(arguments.split())
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_commands_that_the_readme_names_are_there(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    named = set(re.findall(r"\brealqa ([a-z][a-z-]+)", text))
+    assert {"plan", "doctor", "evaluate", "train", "curves", "score"} <= named
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    listed = {line.split()[0] for line in shown.splitlines() if line.startswith("    ")}
+    assert named <= listed
+    for script in re.findall(r"--config_file (\S+)", text):
+        assert (Path(__file__).parents[1] / script).is_file()

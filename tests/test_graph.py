@@ -30,7 +30,7 @@ def folder(root, monkeypatch) -> Path:
     figures = results.figure_dir("smoke")
     for stem in ("01_first", "05_digits", "05_digits_verdicts"):
         (figures / f"{stem}.csv").write_text("a,b\n1,2\n")
-        record = {"wall_seconds": 100.0 if "verdicts" in stem else 20.0, "workers": 2}
+        record = {"wall_seconds": 100.0 if "verdicts" in stem else 20.0, "workers": 2, "cpus": 4}
         (figures / f"{stem}.json").write_text(json.dumps(record))
     rows = [["T4-two-extra-digits", "05", "s", 1, 0, 2, 9, "0", "holds"],
             ["F5-ncm-falls", "06", "s", 1, 0, 2, 9, "0", "holds"]]  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from realqa_utils import adapters, backbone, cli, train_command, trials
@@ -87,3 +88,14 @@ def test_one_line_says_what_is_wrong(dry, capsys, words, message):
     assert cli.main(["train", *words, "--profile", "paper"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_a_model_trained_in_full_is_the_one_that_the_notebooks_train(root, capsys):
+    assert cli.main(["train", "scores", "--profile", "smoke", "--every", "1"]) == 0
+    said = capsys.readouterr().out
+    profile, cache = get_profile("smoke"), root / "runs" / "smoke" / "trials"
+    trial = train_command.trial_of(profile, "scores", 0)
+    assert f"weights: {trials.kept(trial, cache)}" in said and "realqa curves" in said
+    mine = trials.trained(trial, cache).model.state_dict()
+    theirs = trials.trained(trial, root / "another").model.state_dict()
+    assert all(torch.equal(mine[name], weight) for name, weight in theirs.items())

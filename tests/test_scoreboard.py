@@ -106,12 +106,14 @@ def test_costs_take_the_last_reading_of_a_notebooks_clock(tmp_path):
     folder = tmp_path / "mini"
     record(folder, "02_attribute_extraction", wall_seconds=60.0, energy_joules=5e3)
     record(folder, "02_attribute_extraction_transfer", wall_seconds=90.0, energy_joules=8e3)
-    record(folder, "05_digit_count", wall_seconds=30.0, peak_memory_mib=None, energy_joules=2e3)
+    record(folder, "05_digit_count", wall_seconds=30.0, workers=4, peak_memory_mib=None,
+           energy_joules=2e3)  # fmt: skip
     record(folder, "11_scoreboard", wall_seconds=999.0)
     record(folder, "training_speed", wall_seconds=999.0)
     table = scoreboard.costs("mini", tmp_path)
     assert table.index.tolist() == ["02_attribute_extraction", "05_digit_count", "all"]
-    assert table["minutes"].tolist() == [1.5, 0.5, 2.0]
+    assert table["minutes"].tolist() == [1.5, 0.5, ""]
+    assert table["core minutes"].tolist() == [3.0, 2.0, 5.0]  # the second by four processes
     assert table["peak memory, MiB"].tolist() == [100.0, "", 100.0]
     assert table["energy, kJ"].tolist() == [8.0, 2.0, 10.0]
     assert table["recorded"].tolist() == ["2025-01-02", "2025-01-02", ""]
