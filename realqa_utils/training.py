@@ -168,7 +168,7 @@ def arguments(
             f"accumulation is to be a multiple of {world}"
         )
     on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
+    made = TrainingArguments(
         # is made in any case, so without checkpoints it is one that is there
         output_dir=str(out) if save_steps else tempfile.gettempdir(),
         max_steps=recipe.steps,
@@ -202,6 +202,8 @@ def arguments(
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if world > 1 and not on_gpu else None,
     )
+    made._n_gpu = min(1, made.n_gpu)  # else one process would split every batch over all GPUs
+    return made
 
 
 def train(
