@@ -7,12 +7,16 @@ trained by the squared error of the score on the 0..10 scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
+from transformers.utils import logging
 
+from realqa_utils import backbone as backbones
 from realqa_utils.backbone import Backbone
 from realqa_utils.conversations import DIRECT
 from realqa_utils.datasets.table import Table
@@ -28,6 +32,20 @@ def attach(backbone: Backbone, mean: float, seed: int) -> Backbone:
     nn.init.constant_(head.bias, mean)
     model.lm_head = head.to(model.device)
     model.config.tie_word_embeddings = False  # else the embedding would be written over it
+    return backbone
+
+
+def load(folder: Path) -> Backbone:
+    """A model with its head, as `Backbone.save` wrote it: its language head has one output."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # of the library: that one layer does not fit is known
+    try:
+        backbone = backbones.load(folder, ignore_mismatched_sizes=True)
+    finally:
+        logging.set_verbosity(before)
+    saved = load_file(folder / "model.safetensors")
+    head = {name: saved[f"lm_head.{name}"] for name in ("weight", "bias")}
+    attach(backbone, 0.0, 0).model.lm_head.load_state_dict(head)
     return backbone
 
 

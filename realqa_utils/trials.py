@@ -209,7 +209,9 @@ def trained(trial: Trial, cache: Path) -> Backbone:
     if trial.recipe.language == "lora":
         return adapters.load_adapter(_headed(starting_point(trial, cache), trial), folder)
     with backbones.quiet():
-        return _seeing(backbones.load(folder), trial.view)
+        is_head = trial.recipe.objective == "regression"
+        whole = regression_head.load(folder) if is_head else backbones.load(folder)
+    return _seeing(whole, trial.view)
 
 
 def kept(trial: Trial, cache: Path) -> Path:

@@ -222,6 +222,10 @@ def test_a_trial_of_stage_1_labels_every_test_photograph(stage_1, tmp_path):
     ("changes", "file"),
     [
         ({"language": "full", "vision": "frozen"}, "model.safetensors"),
+        (
+            {"language": "full", "vision": "frozen", "form": "direct", "objective": "regression"},
+            "model.safetensors",
+        ),
         ({}, "adapter_model.safetensors"),
         ({"vision": "full"}, "adapter_model.safetensors"),
         ({"form": "direct", "objective": "regression"}, "adapter_model.safetensors"),
