@@ -149,7 +149,8 @@ def costs(profile: str, figures: Path) -> pd.DataFrame:
     complete = len(table) and table["energy, kJ"].notna().all()
     total = ("all", None, table["core minutes"].sum(), table["peak memory, MiB"].max(),
              table["energy, kJ"].sum() if complete else None, None)  # fmt: skip
-    table = pd.concat([table, pd.DataFrame([total], columns=columns)]).round(1)
+    table = pd.concat([table, pd.DataFrame([total], columns=columns)])
+    table = table.astype({"minutes": float}).round(1)
     table["energy, kJ"] = table["energy, kJ"].astype(object).fillna("not measured")
     return table.astype(object).fillna("").set_index("notebook")
 
