@@ -81,6 +81,7 @@ def _same(path: Path, manifest: dict) -> None:
         results.write_json(path, manifest)
         return
     found = json.loads(path.read_text("utf-8"))
+    manifest = json.loads(json.dumps(manifest))  # as it comes back: tuples are lists
     differs = [key for key in manifest if found.get(key) != manifest[key]]
     if differs:
         key = differs[0]

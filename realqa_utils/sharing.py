@@ -26,6 +26,7 @@ def same_run(path: Path, manifest: dict) -> None:
     if not path.exists():
         results.write_json(path, manifest)
     found = json.loads(path.read_text("utf-8"))
+    manifest = json.loads(json.dumps(manifest))  # as it comes back: tuples are lists
     for key in manifest:
         if found.get(key) != manifest[key]:
             raise ValueError(
