@@ -268,6 +268,7 @@ def test_a_click_shows_why(page):
 
 def test_the_keyboard_is_enough(page):
     page.locator("#text").fill("album/20")
+    page.wait_for_function("document.querySelectorAll('.card').length === 11")
     page.locator("#state").focus()
     page.keyboard.press("Tab")  # Clear
     page.keyboard.press("Tab")
