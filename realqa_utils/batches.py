@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from realqa_utils import hashes, lessons
 from realqa_utils.backbone import Backbone
@@ -54,12 +55,39 @@ class Photographs:
         return self.view.fit(open_photo(self.paths[row]))
 
 
-class Collator:
-    """Row numbers -> one batch: tokens, positions, labels, pixels, and what the lesson adds."""
+class ByLength(LengthGroupedSampler):
+    """Rows in an order in which those of a step are about as long; another one every epoch.
 
-    def __init__(self, backbone: Backbone, table: Table, recipe: Recipe, view: View):
-        self.backbone, self.recipe = backbone, recipe
-        self.data, self.lesson = Photographs(table, view), lessons.of(recipe, table)
+    The order follows from seed and epoch, so an interrupted training goes on with the same rows.
+    """
+
+    def __init__(self, rows: int, lengths: Sequence[int], seed: int):
+        super().__init__(rows, lengths=list(lengths), generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Is told by the data loader."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
+        self.generator.manual_seed(int(drawn[0]))
+        return super().__iter__()
+
+
+class Collator:
+    """Row numbers -> one batch: tokens, positions, labels, pixels, and what the lesson adds.
+
+    Which form a row is asked in and which window of it is seen follow from the whole batch, or
+    with `one_by_one`, for what is held out, from the row: whoever shares the rows, and in
+    whatever batches, then measures the same.
+    """
+
+    def __init__(
+        self, backbone: Backbone, table: Table, recipe: Recipe, view: View, one_by_one: bool = False
+    ):
+        self.backbone, self.recipe, self.one_by_one = backbone, recipe, one_by_one
+        self.data, self.lesson = Photographs(table, view), lessons.of(recipe, table, one_by_one)
         # Qwen3-VL's tower also speaks to single language layers: of it, tokens are not all.
         whole = not hasattr(backbone.core.visual, "deepstack_merger_list")
         frozen = recipe.vision == "frozen" and whole
@@ -67,20 +95,27 @@ class Collator:
 
     def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         # Stateless: a batch has the same windows whether or not the run was interrupted.
-        rng = np.random.default_rng([self.recipe.seed, *rows])
+        rngs = self._rngs(rows)
         if self.tokens is None:
-            images = [self.data.view.training(p, rng) for p in self.data.fitted(rows)]
-            pixels, grids = self.backbone.pixels(images)
+            pairs = zip(self.data.fitted(rows), rngs, strict=True)
+            pixels, grids = self.backbone.pixels([self.data.view.training(*pair) for pair in pairs])
             seen = {"pixel_values": pixels}
         else:
             count = self.data.windows
-            picked = [row * count + rng.integers(count) for row in rows]
+            picked = [row * count + r.integers(count) for row, r in zip(rows, rngs, strict=True)]
             tokens, grids = ([part[i] for i in picked] for part in self.tokens)
             seen = {"image_tokens": tokens}
         questions, answers = self.lesson.conversations(rows)
         is_open = getattr(self.lesson, "is_open", False)  # an answer that is only begun
         batch = encode(self.backbone, questions, answers, grids, end=not is_open)
         return batch | seen | self.lesson.extras(self.backbone, rows, answers, grids)
+
+    def _rngs(self, rows: Sequence[int]) -> list[np.random.Generator]:
+        """What draws the window of each row: one for all of them, or one each."""
+        seed = self.recipe.seed
+        if self.one_by_one:
+            return [np.random.default_rng([seed, row]) for row in rows]
+        return [np.random.default_rng([seed, *rows])] * len(rows)
 
     def lengths(self) -> list[int]:
         """Patches of each photograph as it is seen; its file's head tells its size."""

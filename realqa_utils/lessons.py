@@ -27,14 +27,18 @@ class ScoreLesson:
 
     A chain of thought tells the labels of the row, true or self-labelled. A photograph of which
     one is missing (None, NaN) has no chain to learn: it is asked directly, whatever the forms.
+    With `one_by_one` the form of a row does not depend on the others of its batch.
 
     Raises ValueError for chains of a table that lacks a column of labels or has no photograph with
     all of them, and for a label that cannot be, naming the column and the photograph.
     """
 
-    def __init__(self, table: Table, forms: Sequence[Form | ChainForm], digits: int, seed: int = 0):
+    def __init__(
+        self, table: Table, forms: Sequence[Form | ChainForm], digits: int, seed: int = 0,
+        one_by_one: bool = False,
+    ):  # fmt: skip
         self.targets, self.forms = table.targets, tuple(forms)
-        self.digits, self.seed = digits, seed
+        self.digits, self.seed, self.one_by_one = digits, seed, one_by_one
         slots = [slot for form in forms if isinstance(form, ChainForm) for slot in form.slots]
         self.labels: list[dict | None] = [None] * len(table)
         if slots:
@@ -59,7 +63,7 @@ class ScoreLesson:
         return {"digit_places": torch.tensor(places), "targets": targets}
 
     def _asked(self, rows: Sequence[int]) -> list[Form | ChainForm]:
-        drawn = zip(_drawn(self.forms, self.seed, rows), rows, strict=True)
+        drawn = zip(_drawn(self.forms, self.seed, rows, self.one_by_one), rows, strict=True)
         return [
             DIRECT if isinstance(form, ChainForm) and self.labels[row] is None else form
             for form, row in drawn
@@ -72,20 +76,22 @@ class ScoreLesson:
 
 
 class AttributeLesson:
-    """Stage 1: every row is asked in one of the forms, drawn evenly.
+    """Stage 1: every row is asked in one of the forms, drawn evenly; `one_by_one` as above.
 
     Raises ValueError for a table that lacks a column of labels, and for a label that cannot be,
     naming the column and the photograph.
     """
 
-    def __init__(self, table: Table, forms: Sequence[AttributeForm], seed: int):
-        self.forms, self.seed = tuple(forms), seed
+    def __init__(
+        self, table: Table, forms: Sequence[AttributeForm], seed: int, one_by_one: bool = False
+    ):
+        self.forms, self.seed, self.one_by_one = tuple(forms), seed, one_by_one
         slots = [slot for form in forms for slot in form.slots]
         self.labels = _labels(table, slots, "stage 1")
 
     def conversations(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
         """Questions and answers of the rows."""
-        forms = _drawn(self.forms, self.seed, rows)
+        forms = _drawn(self.forms, self.seed, rows, self.one_by_one)
         answers = [f.answer(self.labels[row]) for f, row in zip(forms, rows, strict=True)]
         return [form.question for form in forms], answers
 
@@ -94,8 +100,10 @@ class AttributeLesson:
         return {}
 
 
-def _drawn(forms: Sequence, seed: int, rows: Sequence[int]) -> list:
+def _drawn(forms: Sequence, seed: int, rows: Sequence[int], one_by_one: bool) -> list:
     """A form for every row, drawn evenly."""
+    if one_by_one:
+        return [form for row in rows for form in _drawn(forms, seed, [row], False)]
     drawn = np.random.default_rng([seed, 1, *rows]).integers(len(forms), size=len(rows))
     return [forms[which] for which in drawn]
 
@@ -122,7 +130,7 @@ def _labels(table: Table, slots: Iterable[Slot], purpose: str, or_none: bool = F
     return rows
 
 
-def of(recipe: Recipe, table: Table):
+def of(recipe: Recipe, table: Table, one_by_one: bool = False):
     """The lesson that a recipe's objective and form name, on a table."""
     if recipe.objective == "level_words":
         return LevelLesson(table, is_soft=recipe.opinion_spread > 0)
@@ -131,5 +139,6 @@ def of(recipe: Recipe, table: Table):
     if recipe.objective == "tree_mean":
         return TreeLesson(table, recipe.digits)
     if recipe.form in STAGE_2:
-        return ScoreLesson(table, STAGE_2[recipe.form], recipe.digits, recipe.seed)
-    return AttributeLesson(table, STAGE_1[recipe.form], recipe.seed)
+        forms = STAGE_2[recipe.form]
+        return ScoreLesson(table, forms, recipe.digits, recipe.seed, one_by_one)
+    return AttributeLesson(table, STAGE_1[recipe.form], recipe.seed, one_by_one)

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_flash_attn_2_available
 
@@ -35,7 +35,7 @@ from realqa_utils import (
     tree_mean,
 )
 from realqa_utils.backbone import Backbone
-from realqa_utils.batches import Collator
+from realqa_utils.batches import ByLength, Collator
 from realqa_utils.datasets.table import Table
 from realqa_utils.encoding import IGNORED
 from realqa_utils.recipes import Recipe
@@ -62,8 +62,7 @@ class AnswerTrainer(Trainer):
         if not self.recipe.by_length:
             return super()._get_train_sampler(train_dataset)
         lengths = self.data_collator.lengths()
-        generator = torch.Generator().manual_seed(self.args.data_seed)
-        return LengthGroupedSampler(self.recipe.batch_size, lengths=lengths, generator=generator)
+        return ByLength(self.recipe.batch_size, lengths, self.args.data_seed)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         size, rows = self.args.per_device_eval_batch_size, self.eval_dataset
@@ -236,6 +235,9 @@ def train(
             backbone, recipe.language, recipe.vision, recipe.rank, recipe.alpha, recipe.dropout,
             head=recipe.objective == "regression",
         )  # fmt: skip
+    watched = None
+    if evaluate_every:
+        watched = Collator(backbone, held_out, recipe, view, one_by_one=True)
     trainer = AnswerTrainer(
         model=backbone.model,
         args=arguments(recipe, out, save_steps, progress, evaluate_every),
@@ -246,7 +248,7 @@ def train(
         optimizers=(_optimiser(backbone.model, recipe), None),  # the schedule is the Trainer's
         recipe=recipe,
         digit_ids=backbone.digit_ids,
-        eval_collator=Collator(backbone, held_out, recipe, view) if evaluate_every else None,
+        eval_collator=watched,
     )
     trainer.remove_callback(PrinterCallback)
     with attention(backbone, _attention(recipe)):
@@ -265,6 +267,7 @@ def _keep(trainer: Trainer, backbone: Backbone, folder: Path) -> None:
         if not isinstance(trainer.model, PeftModel):
             backbone.tokenizer.save_pretrained(part)
             backbone.image_processor.save_pretrained(part)
+        (part / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, of which nothing is read
         os.replace(part, folder)
     trainer.accelerator.wait_for_everyone()
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -50,8 +49,8 @@ DECISIVE = (
     "adapters", "answers", "backbone", "batches", "chains", "conversations", "decoder", "encoding",
     "form_filling", "form_steps", "labelling", "language", "lean", "lessons", "level_words",
     "losses", "optimisers", "photos", "products", "prompting", "quantised", "recipes",
-    "regression_head",
-    "scores", "scoring", "taxonomy", "training", "tree_mean", "trials", "views", "vision",
+    "regression_head", "scores", "scoring", "taxonomy", "training", "tree_mean", "trials", "views",
+    "vision",
 )  # fmt: skip
 #: The same for an adapted vision tower.
 DECISIVE_FOR_TOWER = (
@@ -205,7 +204,7 @@ def trained(trial: Trial, cache: Path) -> Backbone:
     if not trial.keep:
         return _trained(trial, cache)
     folder = kept(trial, cache)
-    results.once(folder, lambda: keep(_trained(trial, cache), folder))
+    results.once(folder, lambda: _trained(trial, cache, folder))
     if trial.recipe.language == "lora":
         return adapters.load_adapter(_headed(starting_point(trial, cache), trial), folder)
     with backbones.quiet():
@@ -215,17 +214,11 @@ def trained(trial: Trial, cache: Path) -> Backbone:
 
 
 def kept(trial: Trial, cache: Path) -> Path:
-    """The folder of a trial's weights, where they are kept: an adapter, or a whole model."""
+    """The folder of a trial's weights, where they are kept: an adapter, or a whole model.
+
+    Of a 7B an adapter with r = 128 is a twentieth.
+    """
     return Path(cache) / f"model-{key(trial)}"
-
-
-def keep(backbone: Backbone, folder: Path) -> None:
-    """Write what was trained: of LoRA the adapter alone, which is a hundredth of the model."""
-    with backbones.quiet():
-        if isinstance(backbone.model, PeftModel):
-            results.write_folder(folder, backbone.model.save_pretrained)
-        else:
-            results.write_folder(folder, lambda part: backbone.save(part, torch.float32))
 
 
 def _headed(backbone: Backbone, trial: Trial) -> Backbone:
@@ -235,10 +228,11 @@ def _headed(backbone: Backbone, trial: Trial) -> Backbone:
     return regression_head.attach(backbone, 0.0, trial.recipe.seed)
 
 
-def _trained(trial: Trial, cache: Path) -> Backbone:
+def _trained(trial: Trial, cache: Path, folder: Path | None = None) -> Backbone:
     out = Path("unused")  # no checkpoints: a trial of this size is cheaper than saving it
     start = starting_point(trial, cache)
-    return training.train(start, trial.split.train, trial.recipe, trial.view, out)
+    with backbones.quiet():
+        return training.train(start, trial.split.train, trial.recipe, trial.view, out, keep=folder)
 
 
 def read_attributes(backbone: Backbone, trial: Trial) -> pd.DataFrame:

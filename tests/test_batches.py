@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from realqa_utils import batches, training
 from realqa_utils.batches import Collator, Photographs
+from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
 from realqa_utils.photos import open_photo
 from realqa_utils.recipes import Recipe
@@ -92,3 +94,29 @@ def test_photographs_of_like_length_share_a_step(table, tiny_backbone, tmp_path)
 def _padding(lengths) -> int:
     """What two photographs of a step lack to be as long as the longer one, in all."""
     return int(np.abs(lengths[::2] - lengths[1::2]).sum())
+
+
+def test_what_is_held_out_is_asked_alike_in_any_batch(tiny_backbone, tmp_path):
+    """Questions and windows: a curve must not depend on how many processes share the rows."""
+    table = mini.build("mini-koniq", 8, 0, tmp_path)
+    recipe = replace(RECIPE, form="direct_and_cot", vision="lora")
+    view = View(size=56, short=84, random=True)
+    backbone = replace(tiny_backbone, image_processor=_copy(tiny_backbone.image_processor))
+    backbone.look_at(*view.limits)
+    collator = Collator(backbone, table, recipe, view, one_by_one=True)
+    whole = collator(range(8))
+    asked = {tuple(row[row >= 0].tolist()) for row in whole["labels"]}
+    assert len({len(answer) for answer in asked}) > 1  # more than one form is asked
+    pixels = whole["pixel_values"].view(8, -1)
+    for rows in ([0], [5, 2], [7, 6, 4]):
+        part = collator(rows)
+        for place, row in enumerate(rows):
+            mine, theirs = (_answer(batch, k) for batch, k in ((part, place), (whole, row)))
+            assert mine == theirs
+            shown = part["pixel_values"].view(len(rows), -1)[place]
+            torch.testing.assert_close(shown, pixels[row], atol=0, rtol=0)
+
+
+def _answer(batch, row: int) -> list[int]:
+    labels = batch["labels"][row]
+    return labels[labels >= 0].tolist()

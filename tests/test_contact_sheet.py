@@ -283,7 +283,8 @@ def test_the_keyboard_is_enough(page):
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     assert title.text_content() == order[-1] and page.locator("#next").is_disabled()
-    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")  # the browser closes a dialog when it comes to it
+    page.wait_for_function("!document.querySelector('dialog[open]')")
     assert page.locator("dialog[open]").count() == 0
     assert page.evaluate("document.activeElement.title") == order[-1]
 

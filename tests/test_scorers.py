@@ -37,7 +37,7 @@ def test_a_second_look_trains_and_reads_nothing(home, monkeypatch):
 
 def test_another_table_is_read_by_the_same_model(home, monkeypatch):
     _, todo, _ = home
-    monkeypatch.setattr(trials.training, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(trials.training, "train", lambda *_, **__: pytest.fail("trained again"))
     other = scorers.splits(SMOKE, "mini-ava")[0].test
     found = scorers.readings(SMOKE, todo, tables={"ava": other})
     (frame,) = found["ava", "direct"]

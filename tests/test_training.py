@@ -334,6 +334,7 @@ RESUMED = {
     "frozen tower": (replace(LORA, vision="frozen"), WHOLE, 3),
     "all in full": (replace(LORA, language="full", vision="full", accumulation=2), WHOLE, 3),
     "random windows": (LORA, WINDOWS, 3),
+    "by length, in the second epoch": (replace(LORA, by_length=True, seed=7), WHOLE, 3),
     "stage 1, with Muon": (
         replace(LORA, form="all", language="full", vision="frozen", optimiser="muon"), WHOLE, 3
     ),

@@ -64,8 +64,6 @@ def test_loss_curves_and_weights_are_those_of_one_process(alone):
         for out in (alone, both)
     ]
     assert ncm[0].index.equals(ncm[1].index)
-    # of held-out rows the form that is asked in follows from the batch, which is another one
-    ncm = [one.drop("held-out", level="split") for one in ncm]
     np.testing.assert_allclose(ncm[1], ncm[0], rtol=1e-3, atol=1e-3)
     same_weights(alone, both)
 
