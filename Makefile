@@ -45,7 +45,7 @@ requirements:
 	@$(PINS)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 reproduce: $(READY)
 	$(BIN)/realqa reproduce --profile $(PROFILE) $(SELECT) $(HOW)

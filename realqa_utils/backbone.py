@@ -67,43 +67,30 @@ class Backbone:
         """Token ids of 0..9. Raises ValueError for a tokenizer that merges digits."""
         return _digit_ids(self.tokenizer)
 
-    def pixels(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, list[Grid]]:
-        """RGB photographs of any size -> `pixel_values` (patches, d) and the grid of each.
-
-        All at once where they have one size that the processor would leave as it is.
-        """
-        processor = self.image_processor
-        if self._fit(images):
-            arrays = np.stack([np.asarray(image) for image in images])
-            pixels, grid = vision.patchify(arrays, processor)
-            return pixels, [tuple(g) for g in grid.tolist()]
-        out = processor(list(images), return_tensors="pt")
-        return out["pixel_values"], [tuple(g) for g in out["image_grid_thw"].tolist()]
+    def pixels(
+        self, images: Sequence[Image.Image], device: torch.device | str = "cpu"
+    ) -> tuple[torch.Tensor, list[Grid]]:
+        """RGB photographs of any size -> `pixel_values` (patches, d) and the grid of each."""
+        return vision.pixels(images, self.image_processor, device)
 
     @torch.no_grad()
     def look(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, list[Grid]]:
         """Image tokens (tokens, width) of RGB photographs in turn, and the grid of each.
 
-        What a Qwen2-VL's vision tower says of `pixels`, where it is; faster on a CPU where they
-        have one size.
+        What a Qwen2-VL's vision tower says of `pixels`, where it is; faster on a CPU where all
+        are seen in one size.
         """
-        tower = self.core.visual
-        if self._fit(images) and vision.can_look(tower):
-            arrays = np.stack([np.asarray(image) for image in images])
-            grid = (1, *vision.sides(arrays, self.image_processor))
-            return vision.look(tower, arrays, self.image_processor), [grid] * len(images)
-        pixels, grids = self.pixels(images)
+        tower, processor = self.core.visual, self.image_processor
+        if vision.can_look(tower):
+            arrays = vision.fitted(images, processor)
+            if len({array.shape for array in arrays}) == 1:
+                whole = np.stack(arrays)
+                grid = (1, *vision.sides(whole, processor))
+                return vision.look(tower, whole, processor), [grid] * len(images)
+        pixels, grids = self.pixels(images, tower.device)
         grid = torch.tensor(grids, device=tower.device)
-        seen = tower(pixels.to(tower.device, self.model.dtype), grid_thw=grid)
+        seen = tower(pixels.to(self.model.dtype), grid_thw=grid)
         return seen.pooler_output, grids
-
-    def _fit(self, images: Sequence[Image.Image]) -> bool:
-        """Have the photographs one size, which the processor would leave as it is?"""
-        processor, (width, height) = self.image_processor, images[0].size
-        unit, limits = processor.patch_size * processor.merge_size, dict(processor.size)
-        fits = limits["shortest_edge"] <= width * height <= limits["longest_edge"]
-        whole = width % unit == 0 and height % unit == 0
-        return fits and whole and all(image.size == (width, height) for image in images)
 
     def look_at(self, least: int, most: int) -> None:
         """Bring every photograph to so many pixels from now on; whole patches decide."""
@@ -114,7 +101,7 @@ class Backbone:
         self, questions: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int
     ) -> list[str]:
         """Free-running greedy answers, batched; the text after the end token is dropped."""
-        pixels, grids = self.pixels(images)
+        pixels, grids = self.pixels(images, self.model.device)
         batch = encode(self, questions, None, grids)
         del batch["labels"], batch["position_ids"]  # `generate` works them out for itself
         batch["pixel_values"] = pixels.to(self.model.dtype)

@@ -164,8 +164,8 @@ def _frozen_tokens(
     merged = backbone.image_processor.merge_size**2  # patches per token
     tokens, grids, tower = [], [], backbone.core.visual
     for start in range(0, len(views), batch):
-        pixels, some = backbone.pixels(views[start : start + batch])
-        pixels, grid = pixels.to(tower.device, tower.dtype), torch.tensor(some)
+        pixels, some = backbone.pixels(views[start : start + batch], tower.device)
+        pixels, grid = pixels.to(tower.dtype), torch.tensor(some)
         out = tower(pixels, grid_thw=grid.to(tower.device)).pooler_output.cpu()
         tokens += out.split([t * h * w // merged for t, h, w in some])
         grids += some

@@ -14,6 +14,7 @@ realqa doctor          is this machine ready for a profile?
 realqa pretrain ...    rebuild the shipped mini backbone
 realqa benchmark ...   training speed against the plain way
 realqa benchmark-ncm   what listening to NCM costs, beside a naive loop
+realqa benchmark-gpu   what a profile costs on the GPU that is here, beside its plan
 realqa readme          the numbers in README.md, from figures/
 """
 
@@ -34,6 +35,7 @@ FORWARDED = {
     "pretrain": "pretraining",
     "benchmark": "benchmark",
     "benchmark-ncm": "ncm_benchmark",
+    "benchmark-gpu": "gpu_benchmark",
     "score": "score_command",
     "evaluate": "evaluate_command",
     "curves": "curves_command",
@@ -115,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("pretrain", help="rebuild the shipped mini backbone", add_help=False)
     commands.add_parser("benchmark", help="training speed against the plain way", add_help=False)
     commands.add_parser("benchmark-ncm", help="what listening to NCM costs", add_help=False)
+    commands.add_parser("benchmark-gpu", help="what a profile costs on this GPU", add_help=False)
     commands.add_parser("readme", help="renew the numbers in README.md", add_help=False)
     return parser
 

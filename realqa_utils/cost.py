@@ -112,7 +112,7 @@ def _forward(backbone: Backbone, images: Sequence[Image.Image]) -> None:
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]
         rows = len(part)
-        pixels, grids = backbone.pixels(part)
+        pixels, grids = backbone.pixels(part, backbone.model.device)
         batch = encode(backbone, [DIRECT.question] * rows, [DIRECT.before] * rows, grids, end=False)
         del batch["labels"]
         batch = backbone.to_device(batch | {"pixel_values": pixels})
@@ -122,7 +122,8 @@ def _forward(backbone: Backbone, images: Sequence[Image.Image]) -> None:
 @torch.no_grad()
 def _see(backbone: Backbone, images: Sequence[Image.Image]) -> None:
     for start in range(0, len(images), BATCH):
-        pixels, grids = backbone.pixels(images[start : start + BATCH])
+        part = images[start : start + BATCH]
+        pixels, grids = backbone.pixels(part, backbone.model.device)
         batch = backbone.to_device({"hidden_states": pixels, "grid_thw": torch.tensor(grids)})
         backbone.core.visual(**batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -18,7 +19,9 @@ from realqa_utils import (
     decoding,
     evaluation,
     form_filling,
+    gpu_benchmark,
     granularity,
+    provenance,
     quantised,
     results,
     scorers,
@@ -52,7 +55,7 @@ from realqa_utils.cost import (
 )
 from realqa_utils.datasets.table import Table
 from realqa_utils.photos import open_photo
-from realqa_utils.profiles import Profile, is_dry_run
+from realqa_utils.profiles import PROFILES, Profile, is_dry_run
 
 NOTEBOOK, MINI = "12_cost_and_speed", "mini, 2 M parameters"
 #: What is aimed at: the slower way over the faster one, and the least ratio; for the last two the
@@ -143,6 +146,21 @@ def same_answers(backbone: Backbone, images: Sequence) -> pd.DataFrame:
         "the model follows the form": sum(f.follows for f in filled),
     }
     return pd.DataFrame([columns])
+
+
+def on_gpus() -> pd.DataFrame | str:
+    """What `realqa benchmark-gpu` has measured, of every profile whose result is there."""
+    found = []
+    for profile in PROFILES:
+        path = provenance.home() / "figures" / profile / f"{gpu_benchmark.STEM}.csv"
+        if path.exists():
+            card = json.loads(path.with_suffix(".json").read_text())["gpu"]
+            table = pd.read_csv(path).rename(columns={"model": "what", "metric": "measure"})
+            found.append(table.assign(profile=profile, card=card))
+    if not found:
+        return "nothing has been measured on a GPU yet: realqa benchmark-gpu"
+    columns = ["profile", "card", "what", "measure", "estimate", "low", "high", "planned"]
+    return pd.concat(found)[columns].set_index(columns[:4]).round(3)
 
 
 def table(dataset: str, timings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

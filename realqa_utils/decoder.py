@@ -5,8 +5,8 @@ and gives the logits behind each, and `take` says which of them stay. Between th
 open: `sees` names the open ones that a new one sees, so answers may branch in one pass.
 
 Qwen2-VL on a CPU with torch's attention takes `lean.Lean`, any other model the library's calls
-(`Plain`). Logits agree to 1e-5. Wherever the model is, what is given and what comes out is on the
-CPU.
+(`Plain`). Logits agree to 1e-5. They stay where the model is, since all of them together are more
+than should travel; what is given, and what `likeliest` and `chances` say of them, is on the CPU.
 """
 
 from __future__ import annotations
@@ -42,33 +42,36 @@ def begin(
         seen, grids = backbone.look(images)
         batch = encode(backbone, questions, answers, grids, end=False)
         return lean.begin(base, batch, seen, columns)
-    pixels, grids = backbone.pixels(images)
+    pixels, grids = backbone.pixels(images, base.device)
+    pixels = pixels.to(backbone.model.dtype)  # at once: in float32 they would stay to the end
     batch = encode(backbone, questions, answers, grids, end=False)
     del batch["labels"]
-    batch["pixel_values"] = pixels.to(backbone.model.dtype)
+    batch["pixel_values"] = pixels
     batch, width = backbone.to_device(batch), batch["input_ids"].shape[1]
     wanted = torch.arange(width - columns, width)
     out = language.forward(backbone.model, batch, wanted, use_cache=True)
     position = batch["position_ids"][0, :, -1] + 1
     seen = batch["attention_mask"].bool()
-    return Plain(backbone.model, out.past_key_values, seen, position), _fetched(out.logits)
+    return Plain(backbone.model, out.past_key_values, seen, position), out.logits
 
 
-def _fetched(logits: torch.Tensor) -> torch.Tensor:
-    """Logits on the CPU, in float32; they travel there in the model's precision."""
-    return logits.to("cpu", torch.float32)
-
-
-def rows_at_once(config: PreTrainedConfig) -> int:
-    """Photographs of a batch: the logits of a hundred nodes of each take a gigabyte at most."""
-    return max(1, min(64, 2**28 // (100 * config.text_config.vocab_size)))
+def rows_at_once(config: PreTrainedConfig, device: str = "cpu") -> int:
+    """Photographs of a batch: of the logits of a hundred nodes of each, a CPU is given a gigabyte
+    at most, in float32, and a GPU four times as many."""
+    numbers = 2**28 if device == "cpu" else 2**30
+    return max(1, min(64, numbers // (100 * config.text_config.vocab_size)))
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """The first of the largest logits (..., vocabulary), as an index (...)."""
+    """The first of the largest logits (..., vocabulary), as an index (...) on the CPU."""
     if logits.device.type == "cpu" and logits.dtype == torch.float32:  # nine times as fast
         return torch.from_numpy(logits.detach().numpy().argmax(-1, keepdims=True)).squeeze(-1)
-    return logits.argmax(-1)
+    return logits.argmax(-1).cpu()
+
+
+def chances(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The probabilities (..., n) of some tokens (n,), in float64 on the CPU."""
+    return logits.float().softmax(-1)[..., tokens].cpu().double()
 
 
 @torch.no_grad()
@@ -144,7 +147,7 @@ class Plain:
         ).logits
         self.seen = F.pad(self.seen, (0, n), value=False)
         self.open += n
-        return _fetched(logits if where is None else logits[where])
+        return logits if where is None else logits[where]
 
     def take(self, counts: torch.Tensor, columns: torch.Tensor | None = None) -> None:
         """See `Lean.take`."""

@@ -66,7 +66,7 @@ def draws(seed: int, numbers: Sequence[int], steps: int) -> torch.Tensor:
 
 @torch.no_grad()
 def _sample(backbone: Backbone, questions, images, uniform: torch.Tensor) -> list[str]:
-    pixels, grids = backbone.pixels(images)
+    pixels, grids = backbone.pixels(images, backbone.model.device)
     batch = encode(backbone, questions, None, grids)
     del batch["labels"], batch["position_ids"]  # `generate` works them out for itself
     batch["pixel_values"] = pixels.to(backbone.model.dtype)

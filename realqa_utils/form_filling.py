@@ -71,7 +71,9 @@ def fill(
     that merges words of the form with what is written in it.
     """
     out: list[Filled] = []
-    batch_size = batch_size or decoder.rows_at_once(backbone.model.config)
+    batch_size = batch_size or decoder.rows_at_once(
+        backbone.model.config, backbone.model.device.type
+    )
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "filling in", disable=not progress, leave=False):
         part = images[start : start + batch_size]
@@ -181,6 +183,10 @@ class _Writer:
             best[best == other] = self.end
         return best
 
+    def _hear(self, logits: torch.Tensor, rows: torch.Tensor) -> None:
+        """Take the logits (rows, vocabulary) of the next token for some rows (rows,)."""
+        self.logits = torch.where(rows.to(logits.device)[:, None], logits, self.logits)
+
     def _note(self, left: torch.Tensor, at: Step) -> None:
         self.left[left & (self.left < 0)] = self.steps.index(at)
 
@@ -210,7 +216,7 @@ class _Writer:
         taken = torch.where(back, agreed, n) * active
         self.written.add(fixed, torch.arange(len(fixed)) < (taken - a)[:, None])
         root, said = self.logits, logits[self.rows, taken - 1]
-        self.logits = torch.where((taken > 0)[:, None], said, self.logits)
+        self._hear(said, taken > 0)
         if at.tree:
             behind = logits[:, n - 1 :] if n else torch.cat((root[:, None], logits), 1)
             self._choose(at, behind, taken, active & ~back, n)
@@ -224,13 +230,14 @@ class _Writer:
         `logits` (rows, 1 + nodes, vocabulary) are those behind n columns and behind each node.
         """
         tree, key = at.tree, at.key
-        scores = logits[:, tree.parent, tree.token]  # (rows, edges)
+        scores = logits[:, tree.parent, tree.token].float().cpu()  # (rows, edges)
+        most, total = (f(logits.float(), 2).cpu() for f in (torch.amax, torch.logsumexp))
         apart = tree.parent[:, None] != tree.parent
         best = scores[:, None].masked_fill(apart, -torch.inf).amax(2) == scores
         chosen = (best[:, None] | ~tree.paths).all(2).int().argmax(1)
-        free = scores == logits.amax(2)[:, tree.parent]
+        free = scores == most[:, tree.parent]
         self._note(rows & ~(free | ~tree.paths[chosen]).all(1), at)
-        chances = scores.double() - logits.float().logsumexp(-1)[:, tree.parent]
+        chances = scores.double() - total[:, tree.parent]
         mass = chances @ tree.paths.T.double()
         choices, lengths = _padded(tree)
         last = choices.gather(1, lengths[:, None] - 1)[chosen]
@@ -289,7 +296,7 @@ class _Writer:
             count += writing
             logits = self.state.step(tokens[:, None])
             self.state.take(writing.long())
-            self.logits = torch.where(writing[:, None], logits[:, 0], self.logits)
+            self._hear(logits[:, 0], writing)
 
 
 def _columns(before: torch.Tensor, fixed: torch.Tensor, tree: Tree | None):

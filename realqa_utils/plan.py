@@ -114,10 +114,15 @@ def weight_bytes(count: Parameters, weights: str) -> float:
 
 
 def scoring_memory(
-    config: PreTrainedConfig, count: Parameters, setup: Setup, step: Step
+    config: PreTrainedConfig,
+    count: Parameters,
+    setup: Setup,
+    step: Step,
+    nodes: int = 2 * BRANCHES,
 ) -> dict[str, float]:
     """Bytes by part at the highest moment of scoring a batch with the digit tree, adapters merged.
 
+    `nodes` of a photograph's tree are run at once: of each branch a digit and, at first, a point.
     The tower has done its work before the cache is made.
     """
     text, seen, size = config.text_config, config.vision_config, setup.bytes
@@ -128,11 +133,11 @@ def scoring_memory(
     pixels = patch_numbers(config) * (4 if size == 4 else 6)
     tower = patches * (pixels + seen.embed_dim * (1 + 3 * seen.mlp_ratio) * size)
     layer = tokens * (2 * text.hidden_size + 3 * text.intermediate_size) * size
-    # logits of a digit and a point for each branch: as they come, spread out, as probabilities
-    tree = 3 * size * 2 * BRANCHES * step.rows * text.vocab_size
+    # logits of all nodes as they come, as float32, as probabilities
+    tree = (size + (8 if size == 2 else 4)) * nodes * step.rows * text.vocab_size
     seeing = {"tower": tower, "cache of keys and values": 0, "layer or digit tree": 0}
     reading = {
-        "tower": 0,
+        "tower": patches * patch_numbers(config) * 2 * (size == 2),  # pixels wait, on a GPU
         "cache of keys and values": cache,
         "layer or digit tree": max(layer, tree),
     }

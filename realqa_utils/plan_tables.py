@@ -55,7 +55,8 @@ class Case:
     @property
     def scored(self) -> int:
         """Photographs that are scored at once."""
-        return self.score_batch or decoder.rows_at_once(self.config)
+        place = "cuda" if self.setup.gpus else "cpu"
+        return self.score_batch or decoder.rows_at_once(self.config, place)
 
     def micro(self, recipe: Recipe) -> int:
         """Conversations of a forward pass on each GPU."""

@@ -28,7 +28,7 @@ def last_logits(
     parts = []
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
-        pixels, grids = backbone.pixels(part)
+        pixels, grids = backbone.pixels(part, backbone.model.device)
         rows = len(part)
         batch = encode(backbone, [question] * rows, [before] * rows, grids, end=False)
         del batch["labels"]

@@ -71,19 +71,20 @@ def source_hash() -> str:
 
 def provenance() -> dict[str, object]:
     """What a result says about code and machine: versions, code, CPUs, processes and threads at
-    work, memory, date.
+    work, GPU, memory, date.
 
     `dirty` tells uncommitted changes of the package; it and `commit` are None outside of git.
     Peak memory is in MiB: of this process or of the largest process that it started.
     """
+    torch = sys.modules.get("torch")  # asked only when it is loaded: its import takes seconds
     return {
         "versions": {name: metadata.version(name) for name in PACKAGES} | {"realqa": __version__},
         "code": {"source_hash": source_hash()} | _git_state(),
         "python": platform.python_version(),
         "cpus": _cpus(),
         "workers": parallel.cores(),
-        # torch is asked only when it is loaded already: its import takes seconds
-        "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
+        "threads": torch.get_num_threads() if torch else None,
+        "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
         "peak_memory_mib": _peak_memory(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -146,7 +146,7 @@ def _loss(backbone: Backbone, images, answers: Sequence[str], form: Form, size: 
     model, losses = backbone.model.eval(), []
     for start in range(0, len(images), size):
         part = slice(start, start + size)
-        pixels, grids = backbone.pixels(images[part])
+        pixels, grids = backbone.pixels(images[part], model.device)
         batch = encode(backbone, [form.question] * len(grids), answers[part], grids)
         batch["pixel_values"] = pixels.to(model.dtype)
         losses += [float(model(**backbone.to_device(batch)).loss)] * len(grids)

@@ -240,6 +240,22 @@ def _sorting(table: pd.DataFrame, path: Path) -> str:
     return paragraphs(head, grid, _verdicts(path, claim, "model", "metric"))
 
 
+def _gpu(table: pd.DataFrame, path: Path) -> str:
+    record = _record(path)
+    card, what = record["notes"].split("; ", 1)
+    head = (
+        f"**`{record['profile']}` on one {card}** ({what}; torch {record['versions']['torch']}; "
+        "`realqa benchmark-gpu`): median, and least and most of the repetitions. Planned is what "
+        "`realqa plan` said."
+    )
+    rows = [
+        f"{r.model} | {r.metric} | {r.estimate:.3g} | {r.low:.3g} to {r.high:.3g} | "
+        f"{'' if pd.isna(r.planned) else f'{r.planned:.3g}'}"
+        for r in table.itertuples()
+    ]
+    return paragraphs(head, lines("what | measure | median | range | planned", *rows))
+
+
 #: In the order of the page: profile, stem of the result, what makes Markdown of it.
 NOTEBOOKS = (
     ("mini", "05_digit_count", _digit_count),
@@ -255,4 +271,9 @@ NOTEBOOKS = (
     ("mini", "09_sota_comparison", _domains),
     ("mini", "12_cost_and_speed", _cost),
 )
-SPEEDS = (("mini", "training_speed", _speed), ("mini", "ncm_cost", _ncm_cost))
+SPEEDS = (
+    ("mini", "training_speed", _speed),
+    ("mini", "ncm_cost", _ncm_cost),
+    ("paper", "gpu_cost", _gpu),
+    ("gpu24", "gpu_cost", _gpu),
+)

@@ -20,7 +20,7 @@ from realqa_utils import decoder
 from realqa_utils.backbone import Backbone
 from realqa_utils.chains import ChainForm
 from realqa_utils.conversations import DIRECT, Form
-from realqa_utils.decoder import Lean, Plain, likeliest
+from realqa_utils.decoder import Lean, Plain, chances, likeliest
 from realqa_utils.scores import place_values
 
 FLOOR = 1e-3  # mass of the answers to one photograph that need not be expanded
@@ -124,8 +124,9 @@ class _Tree:
         self.places, self.floor = place_values(digits), floor / max(1, digits - 1)
         self.ids = torch.tensor(backbone.digit_ids)
         (self.point,) = self.tokenizer(".", add_special_tokens=False).input_ids
-        self.logits = logits[:, None]  # (photographs, nodes, vocabulary) of the next token
-        self.value = torch.zeros(len(logits), 1, dtype=torch.float64)
+        self.heard = torch.arange(len(logits))[:, None]  # (photographs, nodes): rows of ..
+        self._hear(logits)
+        self.value = torch.zeros(len(logits), 1, dtype=torch.float64)  # (photographs, nodes)
         self.mass = torch.ones(len(logits), 1, dtype=torch.float64)
         self.real = torch.ones(len(logits), 1, dtype=torch.bool)
         self.free = torch.ones(len(logits), dtype=torch.bool)  # greedy digits are the model's own
@@ -134,12 +135,17 @@ class _Tree:
         self.path: list[torch.Tensor] = []  # greedy digits, one (photographs,) per level
         self.leaves: list[tuple[torch.Tensor, ...]] = []  # photographs, values, masses
 
+    def _hear(self, logits: torch.Tensor) -> None:
+        """Take in the logits (tokens, vocabulary) of what follows; of a point too, at first."""
+        self.logits = logits
+        self.chances = chances(logits, torch.cat((self.ids, torch.tensor([self.point]))))
+
     def grow(self, level: int) -> None:
         """Add one digit to every node; branches that are not expanded end with a middle value."""
         rows, last = torch.arange(len(self.free)), level == self.digits - 1
-        mass = self.mass[..., None] * self.logits.softmax(-1)[..., self.ids].double()
+        mass = self.mass[..., None] * self.chances[self.heard, :10]
         value = self.value[..., None] + self.places[level] * torch.arange(10, dtype=torch.float64)
-        own = self.logits[rows, self.greedy]
+        own = self.logits[self.heard[rows, self.greedy]]
         best = likeliest(own[:, self.ids])
         self.free &= likeliest(own) == self.ids[best]
         self.path.append(best)
@@ -175,14 +181,15 @@ class _Tree:
             before, real = before.repeat(1, 2, 1), real.repeat(1, 2)
         sees = torch.cat((before, own), 2)
         tokens = torch.cat(columns, 1)
-        logits = self.state.step(tokens, torch.tensor(depth), sees, real)
-        every = logits.new_zeros(*real.shape, logits.shape[-1])
-        every[real] = logits
+        self._hear(self.state.step(tokens, torch.tensor(depth), sees, real))
+        # of a node that is not real, those of another: it counts for nothing
+        heard = (real.flatten().cumsum(0) - 1).clamp(min=0).view(real.shape)
         if level == 0:
-            behind, every = every[:, :n], every[:, n:]
-            self.mass = self.mass * behind.softmax(-1)[..., self.point].double()
-            self.free &= likeliest(behind[torch.arange(rows), self.greedy]) == self.point
-        self.way, self.logits = sees[:, -n:], every
+            digit, heard = heard[:, :n], heard[:, n:]
+            self.mass = self.mass * self.chances[digit, 10]
+            own = self.logits[digit[torch.arange(rows), self.greedy]]
+            self.free &= likeliest(own) == self.point
+        self.way, self.heard = sees[:, -n:], heard
 
     def _close(self, form: Form | ChainForm) -> None:
         """Would the model, left to itself, end the greedy answers here? (Not if it wrote 3.99.)"""
@@ -237,7 +244,9 @@ def read(
     Results do not depend on `batch_size` (None: what memory allows) beyond float rounding. For
     `tree` and `floor` see `read_batch`.
     """
-    batch_size = batch_size or decoder.rows_at_once(backbone.model.config)
+    batch_size = batch_size or decoder.rows_at_once(
+        backbone.model.config, backbone.model.device.type
+    )
     steps = -(-len(images) // batch_size)
     parts = _batches(images, batch_size)
     parts = tqdm(parts, "scoring", steps, disable=not progress, leave=False)

@@ -7,6 +7,7 @@ computes logits at the answer only, and skips the vision tower altogether where 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -197,12 +198,21 @@ def arguments(
         activation_checkpointing=recipe.checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=on_gpu,
+        dataloader_num_workers=loaders(),
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if world > 1 and not on_gpu else None,
     )
     made._n_gpu = min(1, made.n_gpu)  # else one process would split every batch over all GPUs
     return made
+
+
+def loaders() -> int:
+    """Processes that prepare batches while a GPU computes; a CPU has nothing to spare for them.
+
+    They are forked, as the collator holds a model that no process could be sent.
+    """
+    return 4 if torch.cuda.is_available() and multiprocessing.get_start_method() == "fork" else 0
 
 
 def train(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_notebooks import go_through
 
 from realqa_utils import cli, notebooks, results
 from realqa_utils.datasets import made_up, realqa, registry
@@ -16,8 +17,7 @@ from realqa_utils.photos import open_photo
 from realqa_utils.profiles import PROFILES, get_profile
 
 PATHS = notebooks.find()
-#: What differs on `gpu24` is how models are loaded, trained and kept: these do all of it.
-WITH_4_BITS = ("02_attribute_extraction", "05_digit_count", "08_chain_of_thought")
+WEIGHTS = {"paper": "bfloat16", "gpu24": "nf4"}
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,19 @@ def dry(data, monkeypatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*non-interactive:UserWarning")  # of `figure.show`
+@pytest.mark.parametrize("profile", WEIGHTS)
 @pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
-def test_goes_through_on_paper(path, dry, tmp_path):
-    notebooks.run(path, tmp_path / path.name, {"profile": "paper"})
+def test_goes_through(path, profile, dry):
+    settings = go_through(path, profile=profile)["settings"]
+    assert (settings.name, settings.recipe.weights) == (profile, WEIGHTS[profile])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem", WITH_4_BITS)
-def test_goes_through_on_gpu24(stem, dry, tmp_path):
-    (path,) = notebooks.find([stem])
-    notebooks.run(path, tmp_path / path.name, {"profile": "gpu24"})
+def test_goes_through_in_a_kernel(dry, tmp_path):
+    path = PATHS[0]
+    out = notebooks.run(path, tmp_path / path.name, {"profile": "paper"})
+    assert "profile paper" in out.read_text()
 
 
 @pytest.mark.parametrize("name", ["paper", "gpu24"])

@@ -1,51 +1,39 @@
 """A model that is not on the CPU: the same numbers as there, and no tensor left behind.
 
-There is no GPU in a test; `elsewhere` pretends one, and raises where a GPU would.
+`elsewhere` pretends a GPU, and raises where one would. Where there is one, `test_gpu` has it.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+if torch.cuda.is_available():  # before `elsewhere`, which torch would take for a second one
+    pytest.skip("there is a real GPU: see test_gpu", allow_module_level=True)
+
 from accelerate.hooks import ModelHook, add_hook_to_module
 from elsewhere import DEVICE, Elsewhere, Present, moved
-from transformers import TrainingArguments
+from on_devices import ASKED, RECIPES, WAYS, loud, step
 
 from realqa_utils import (
     adaptation,
-    adapters,
     cost,
     decoder,
-    decoding,
-    form_filling,
     language,
     lean,
-    level_words,
     losses,
-    number_sorters,
     number_text,
     pretraining,
-    prompting,
-    quantised,
     regression_head,
-    scoring,
     sorting,
 )
 from realqa_utils.backbone import Backbone
-from realqa_utils.chains import REGULAR
-from realqa_utils.conversations import DIRECT, MIX
 from realqa_utils.datasets import mini
 from realqa_utils.encoding import encode
-from realqa_utils.level_words import Levels
-from realqa_utils.ncm import NCM
-from realqa_utils.ncm_callback import NCMCallback
-from realqa_utils.recipes import Recipe
-from realqa_utils.training import AnswerTrainer, Collator, arguments
 from realqa_utils.views import View
 
 torch.set_num_threads(1)
@@ -54,14 +42,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 @pytest.fixture(scope="module")
 def here(tiny_backbone) -> Backbone:
-    """Larger random weights, so that what is said depends on what is seen."""
-    backbone = replace(tiny_backbone, model=deepcopy(tiny_backbone.model), prompts={})
-    noise = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, weight in backbone.model.named_parameters():
-            if weight.ndim == 2:
-                weight.normal_(0, 0.1 if "embed_tokens" in name else 0.08, generator=noise)
-    return backbone
+    return loud(tiny_backbone)
 
 
 @pytest.fixture(scope="module")
@@ -137,43 +118,6 @@ def test_to_others_there_is_no_such_device():
 # --- reading -------------------------------------------------------------------------------------
 
 
-def said(texts) -> pd.DataFrame:
-    return pd.DataFrame({"text": texts})
-
-
-def filled(backbone, images, form) -> pd.DataFrame:
-    rows = []
-    for one in form_filling.fill(backbone, images, form, max_text_tokens=8):
-        score = {} if one.reading is None else {"score": one.reading.expected}
-        mass = {f"{n} {i}": p for n, ps in one.probabilities.items() for i, p in enumerate(ps)}
-        rest = {f"{name} else": p for name, p in one.off_format.items()}
-        rows.append({"text": one.text, "left": one.left} | mass | rest | score)
-    return pd.DataFrame(rows)
-
-
-ASKED = [DIRECT.question, "What is in this photograph?", DIRECT.question]
-WAYS = {
-    "digit tree": lambda b, images: scoring.as_frame(scoring.read(b, images)),
-    "greedy digits": lambda b, images: scoring.as_frame(scoring.read(b, images, tree=False)),
-    "form of stage 1": lambda b, images: filled(b, images, MIX),
-    "chain of thought": lambda b, images: filled(b, images, REGULAR),
-    "free answers": lambda b, images: said(decoder.generate(b, ASKED, images, 8)),
-    "the library's": lambda b, images: said(b.generate(ASKED, images, 8)),
-    "sampled": lambda b, images: said(decoding.generate(b, ASKED, images, 8, "sampled")),
-    "level words": lambda b, images: level_words.read(b, images, Levels(0, 10)),
-    "last logits": lambda b, images: pd.DataFrame(
-        prompting.last_logits(b, images, DIRECT.question, DIRECT.before).numpy()
-    ),
-    "numbers sorted": lambda b, images: said(
-        number_sorters.checkpoint(b, 8)([sorting.question(["1.2", "3.4"]), "And?"])
-    ),
-    "image tokens": lambda b, images: pd.DataFrame(b.look(images)[0].cpu().numpy()),
-    "loss": lambda b, images: pd.DataFrame(
-        [quantised._loss(b, images, [DIRECT.answer(s, 2) for s in (1, 2, 3)], DIRECT)]
-    ),
-}
-
-
 BROUGHT = ("image tokens", "numbers sorted")  # by hand; by the library's `generate` for text alone
 
 
@@ -195,11 +139,7 @@ def test_a_batch_that_stays_behind_is_noticed(there, images, monkeypatch, way):
 
 @torch.no_grad()
 def test_answers_are_continued_with_tensors_of_the_cpu(here, there, images):
-    """In bfloat16, where logits come in float32; and rows are selected, as no reader does there."""
-    with Present():
-        low = moved(replace(here, model=deepcopy(here.model).to(torch.bfloat16)))
-        _, logits = decoder.begin(low, images, ASKED, [""] * 3, 2)
-    assert (logits.shape, logits.dtype) == ((3, 2, logits.shape[2]), torch.float32)
+    """Logits stay where the model is; and rows are selected, as no reader does there."""
     steps = []
     for backbone in (here, there):
         with Present():
@@ -207,9 +147,12 @@ def test_answers_are_continued_with_tensors_of_the_cpu(here, there, images):
             said = state.step(torch.tensor([[5, 6], [7, 8], [9, 10]]))
             state.take(torch.tensor([2, 1, 0]))
             state.select(torch.tensor([1, 0, 0]))
-            steps.append((logits, said, state.step(torch.tensor([[11], [12], [13]]))))
+            found = (logits, said, state.step(torch.tensor([[11], [12], [13]])))
+            assert {x.device.type for x in found} == {backbone.model.device.type}
+            told = [decoder.chances(logits, torch.tensor([5, 7])), decoder.likeliest(said)]
+            assert {x.device.type for x in told} == {"cpu"}
+            steps.append([*(x.cpu() for x in found), *told])
     torch.testing.assert_close(steps[1], steps[0], **CLOSE)
-    assert {x.device.type for x in steps[1]} == {"cpu"}
     assert not lean.knows(there.model) and lean.knows(here.model)
 
 
@@ -290,49 +233,6 @@ def test_losses_and_their_gradients_are_the_same(name):
             found.append((loss.detach().cpu(), logits.grad.cpu()))
     torch.testing.assert_close(found[1], found[0], **CLOSE)
     assert found[0][1].abs().max() > 1e-3
-
-
-BASE = Recipe(steps=1, batch_size=4, language="full", vision="full", dropout=0.0)
-RECIPES = {
-    "digits": BASE,
-    "frozen tower": replace(BASE, vision="frozen"),
-    "soft digits and NCM": replace(BASE, opinion_spread=0.5, expectation_weight=1.0),
-    "number tokens": replace(BASE, number_token_weight=1.0),
-    "soft level words": replace(BASE, objective="level_words", opinion_spread=1.0),
-    "regression": replace(BASE, objective="regression"),
-    "tree of 1": replace(BASE, objective="tree_mean", digits=1),
-    "tree of 2": replace(BASE, objective="tree_mean", digits=2),
-    "LoRA": replace(BASE, language="lora", vision="lora", rank=4, alpha=8),
-}
-
-
-def step(backbone, table, recipe, folder, heard: list):
-    """Loss and gradients (all in one) of a step by the `Trainer`, and the NCM that it hears of."""
-    device = backbone.model.device
-    metric = NCMCallback(NCM.of(backbone.tokenizer, DIRECT, digits=3))
-    metric.due = True
-    if recipe.objective == "regression":
-        backbone = regression_head.attach(backbone, 5.0, 0)
-    prepared = adapters.prepare(
-        backbone, recipe.language, recipe.vision, recipe.rank, recipe.alpha, recipe.dropout
-    )
-    trainer = AnswerTrainer(
-        model=torch.nn.Linear(1, 1),  # which a Trainer would put on its own device
-        args=arguments(recipe, folder, 0, False),
-        callbacks=[metric],
-        recipe=recipe,
-        digit_ids=backbone.digit_ids,
-    )
-    batch = Collator(prepared, table, recipe, View())(range(4))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingArguments, "device", device)
-        batch = trainer._prepare_inputs(batch)
-    loss = trainer.compute_loss(prepared.model.train(), batch)
-    loss.backward()
-    if recipe.objective == "next_token":
-        heard.append(metric.metrics["train"].numbers())
-    grads = [p.grad.cpu().flatten() for p in prepared.model.parameters() if p.grad is not None]
-    return loss.detach().cpu(), torch.cat(grads)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import multiprocessing
 import shutil
 import warnings
 from dataclasses import replace
@@ -310,6 +311,16 @@ def test_same_seed_same_weights(tiny, equal, tmp_path):
         weights.append(run(tiny(), equal, replace(BASE, seed=seed, dropout=0.1), tmp_path))
     assert_equal(weights[0], weights[1])
     assert difference(weights[0], weights[2]) > 1e-4
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="they are forked")
+def test_batches_may_be_prepared_in_other_processes(tiny, mixed, tmp_path, monkeypatch):
+    """As on a GPU: by length too, whose order is drawn anew in every epoch."""
+    recipe, weights = replace(BASE, steps=5, by_length=True, accumulation=2), []
+    for count in (0, 2):
+        monkeypatch.setattr(training, "loaders", lambda count=count: count)
+        weights.append(run(tiny(), mixed, recipe, tmp_path))
+    assert_equal(*weights)
 
 
 @pytest.mark.parametrize("terms", ["plain", "soft", "squared"])
