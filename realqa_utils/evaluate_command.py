@@ -122,6 +122,8 @@ def load(options: argparse.Namespace) -> tuple[Backbone, dict]:
 
     Raises FileNotFoundError and ValueError for what cannot be loaded.
     """
+    if options.adapter:
+        released.find(options.adapter)  # before a model is loaded, which takes minutes
     try:
         if options.weights == "nf4":
             backbone = quantised.load(options.model)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from realqa_utils import results
-from realqa_utils.conversations import AttributeForm
+from realqa_utils.chains import ChainForm
+from realqa_utils.conversations import AttributeForm, Form
 from realqa_utils.datasets.files import json_entries, locate
 from realqa_utils.datasets.table import Table
 
@@ -262,27 +263,48 @@ def dataset_info(name: str, file: str | Path) -> dict[str, dict]:
     }
 
 
-def from_table(table: Table, forms: Sequence[AttributeForm]) -> list[Conversation]:
+def from_table(
+    table: Table, forms: Sequence[AttributeForm | Form | ChainForm], digits: int = 3
+) -> list[Conversation]:
     """A conversation for each photo of a labelled table and each form, photo by photo.
 
-    Raises ValueError for a column that lacks, and, naming the photo, for a label that is missing or
-    cannot be, or that would not be read back (a reason with another attribute's heading in it).
+    Forms of stage 1 tell the labels, those of stage 2 the score with so many digits, and chains
+    both. Raises ValueError for a column that lacks, and, naming the photo, for a label that is
+    missing or cannot be, or that would not be read back (a reason with another attribute's heading
+    in it).
     """
-    needed = dict.fromkeys(slot.key for form in forms for slot in form.slots)
+    needed = dict.fromkeys(slot.key for form in forms for slot in getattr(form, "slots", ()))
+    if any(not isinstance(form, AttributeForm) for form in forms):
+        needed["mos"] = None
     absent = [key for key in needed if key not in table.frame]
     if absent:
         raise ValueError(
             f"{table.name}: no columns {', '.join(absent)}; right is a table labelled with them"
         )
     rows = table.frame[["id", "path", *needed]].to_dict("records")
-    return [_asked(table.name, row, form) for row in rows for form in forms]
+    scores = table.targets.tolist() if "mos" in needed else [float("nan")] * len(rows)
+    told = zip(rows, scores, strict=True)
+    return [_asked(table.name, row, form, score, digits) for row, score in told for form in forms]
 
 
-def _asked(name: str, row: dict, form: AttributeForm) -> Conversation:
+def _asked(name: str, row: dict, form, score: float, digits: int) -> Conversation:
     try:
-        answer = form.answer(row)
-        for label, problem in form.parse(answer).missing.items():
-            raise ValueError(f"{label}: {problem} when read back from {answer!r}")
+        answer = _read_back(row, form, score, digits)
         return Conversation(f"{IMAGE}{form.question}", answer, (row["path"],))
     except ValueError as error:
         raise ValueError(f"{name}, photo {row['id']!r}, form {form.name!r}: {error}") from None
+
+
+def _read_back(row: dict, form, score: float, digits: int) -> str:
+    """The answer, after a look at whether it says all that it was given."""
+    if isinstance(form, Form):
+        return form.answer(score, digits)
+    if isinstance(form, AttributeForm):
+        answer = form.answer(row)
+        missing = form.parse(answer).missing
+    else:
+        answer = form.answer(row, score, digits)
+        missing = form.parse(answer)[0].missing
+    for label, problem in missing.items():
+        raise ValueError(f"{label}: {problem} when read back from {answer!r}")
+    return answer

@@ -43,7 +43,7 @@ def load(backbone: Backbone, source: str | Path) -> Backbone:
     """
     if isinstance(backbone.model, PeftModel):
         raise ValueError(f"{backbone.name} has an adapter already: `adapters.merged` adds it in")
-    folder = _folder(source)
+    folder = find(source)
     config, old = _config(folder), has_old_names(folder / WEIGHTS)
     saved = load_file(folder / WEIGHTS)
     if old:
@@ -96,8 +96,11 @@ def export(backbone: Backbone, folder: str | Path, dtype: torch.dtype | None = N
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _folder(source: str | Path) -> Path:
-    """The local folder with both files of an adapter."""
+def find(source: str | Path) -> Path:
+    """The local folder with both files of an adapter, fetched from the hub if need be.
+
+    Raises FileNotFoundError where there is none.
+    """
     if isinstance(source, str) and HUB.fullmatch(source) and not Path(source).exists():
         owner, name, *below = source.split("/")
         where = {"path_or_repo_id": f"{owner}/{name}", "subfolder": "/".join(below)}

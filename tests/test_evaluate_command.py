@@ -399,6 +399,12 @@ def test_a_model_or_adapter_that_is_not_there_is_one_line(run, tmp_path, capsys,
     refused(capsys, run(*other, "--adapter", "nobody/nothing", out="b"), "the hub gave no adapter")
 
 
+def test_a_wrong_adapter_is_found_before_a_model_is_loaded(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate_command.backbones, "load", lambda *_: pytest.fail("was loaded"))
+    given = run("--model", "mini", "--adapter", str(tmp_path / "gone"))
+    refused(capsys, given, "gone holds no adapter_model.safetensors")
+
+
 @pytest.mark.parametrize(
     "change", ["--limit 1", "--batch-size 0", "--digits 7", "--pixels big", "--form chain"]
 )

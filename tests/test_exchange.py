@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from realqa_utils import taxonomy
-from realqa_utils.conversations import ALL_SETS, ATTRIBUTE_FORMS, MIX
+from realqa_utils.chains import STAGE_2
+from realqa_utils.conversations import ALL_SETS, ATTRIBUTE_FORMS, DIRECT, MIX
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import Table
 from realqa_utils.exchange import (
@@ -397,6 +398,32 @@ def test_labels_come_back_from_the_file_in_every_form(tmp_path):
         assert said.values == {a.name: row[a.name] for a in form.attributes}
         reasons = [a.name for a in form.attributes if a.kind == "score"]
         assert said.reasons == {name: row[f"{name}_reason"] for name in reasons}
+
+
+def test_scores_come_back_from_the_file_in_every_form(tmp_path):
+    mos = np.linspace(1, 4.9, 40)
+    table = Table("toy", Scale(1, 5), labelled(40, mos=mos).frame)
+    forms = STAGE_2["direct_and_cot"]
+    talks = read_conversations(
+        write_conversations(tmp_path / "ours.json", from_table(table, forms, digits=2))
+    )
+    told = zip(table.frame.to_dict("records"), table.targets, strict=True)
+    wanted = [(row, score, form) for row, score in told for form in forms]
+    for talk, (row, score, form) in zip(talks, wanted, strict=True):
+        assert (talk.images, talk.prompt) == ((row["path"],), form.question)
+        start, end = form.score_span(talk.answer)
+        assert float(talk.answer[start:end]) == pytest.approx(score, abs=0.0501)
+        if form is not DIRECT:
+            said, number = form.parse(talk.answer, 2)
+            assert number.score == float(talk.answer[start:end]) and said.missing == {}
+            assert said.values == {a.name: row[a.name] for a in taxonomy.ATTRIBUTES}
+
+
+def test_a_score_needs_its_column_and_labels_do_not():
+    with pytest.raises(ValueError, match="toy: no columns mos; right is a table labelled with"):
+        from_table(labelled(), [DIRECT])
+    with pytest.raises(ValueError, match=r"toy, photo 'p1', form 'cot_natural': exposure: 9"):
+        from_table(labelled(exposure=[0, 9, 1], mos=[1, 2, 3]), STAGE_2["cot_natural"])
 
 
 def test_the_question_begins_with_the_image():
