@@ -24,8 +24,9 @@ CARDS = ((24, "RTX 3090", 71), (48, "RTX A6000", 155), (80, "A100", 312), (141, 
 UTILISATION = 0.4
 NOTES = """\
 Worked out from shapes, not measured. Assumed are the allowance (1 GiB for CUDA, 8 % for gaps of the
-allocator) and the share of a GPU's speed (`realqa benchmark-gpu` measures it). Text is counted with the kit's own tokenizer on generated
-labels; all photographs are taken to be of the size named above; hours are those of training."""
+allocator) and the share of a GPU's speed, which `realqa benchmark-gpu` measures. Text is counted
+with the kit's own tokenizer on generated labels; all photographs are taken to be of the size named
+above; hours are those of training."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
