@@ -47,6 +47,7 @@ from realqa_utils.plan_tables import Case
 from realqa_utils.profiles import Profile
 from realqa_utils.recipes import Recipe
 from realqa_utils.scores import Scale
+from realqa_utils.views import PRESETS
 
 STEM = "gpu_cost"
 EVERY_BRANCH = "ours: digit tree, every branch"
@@ -258,7 +259,8 @@ def _row(model: str, metric: str, values, planned: float = float("nan")) -> dict
 def cases(profile: Profile) -> list[Case]:
     """The profile's own training, and in bfloat16 one that keeps activations, in more passes."""
     case = plan_command.case_of(plan_command.options(["--profile", profile.name]))
-    case = replace(case, profile=profile)
+    pixels = {view: name for name, view in PRESETS.items()}.get(profile.view, case.pixels)
+    case = replace(case, profile=profile, pixels=pixels)
     if profile.recipe.weights != "bfloat16":
         return [case]
     other = replace(profile, recipe=replace(profile.recipe, checkpointing=False))

@@ -324,7 +324,7 @@ def test_peak_at_the_real_width(checkpointing):
 def test_each_gpu_more_shares_the_passes_of_a_step_and_sends_gradients():
     profile = get_profile("paper")
     one, four = (Case(profile, Setup("bfloat16", True, n), "clean", (1024, 768)) for n in (1, 4))
-    assert four.recipe(profile.recipe).accumulation == 4
+    assert four.recipe(profile.recipe).accumulation == 1
     alone, shared = one.memory(profile.recipe), four.memory(profile.recipe)
     assert shared["gradients"] == 2 * alone["gradients"] == 8 * 406_847_488
     assert shared["photographs"] == alone["photographs"] / 4
@@ -557,7 +557,7 @@ def test_on_the_mini_model(capsys):
     [
         (["--profile", "papr"], "unknown profile 'papr': did you mean 'paper'?"),
         (["--profile", "paper", "--micro-batch", "3"], "a batch of 64 does not divide"),
-        (["--profile", "paper", "--gpus", "5"], "passes of 4 on 5 GPUs"),
+        (["--profile", "paper", "--gpus", "5"], "passes of 16 on 5 GPUs"),
     ],
 )
 def test_bad_input_is_one_line(capsys, given, message):
