@@ -134,7 +134,9 @@ def pixels(
 
 
 def fitted(images: Sequence[Image.Image], processor) -> list[np.ndarray]:
-    """RGB photographs as the image processor resizes them: uint8 (height, width, 3)."""
+    """RGB photographs as the image processor resizes them, if it does: uint8 (height, width, 3)."""
+    if not processor.do_resize:
+        return [np.asarray(image) for image in images]
     unit, limits = processor.patch_size * processor.merge_size, dict(processor.size)
     least, most = limits["shortest_edge"], limits["longest_edge"]
     sizes = [smart_resize(image.height, image.width, unit, least, most) for image in images]
