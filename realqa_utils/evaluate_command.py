@@ -27,6 +27,7 @@ from realqa_utils import (
     folders,
     form_filling,
     hashes,
+    parallel,
     parts,
     provenance,
     quantised,
@@ -155,17 +156,20 @@ def read(backbone: Backbone, sides: Sides, folder: Path, options: argparse.Names
     missing = [photo for photo in photos if photo not in done]
     before = len(photos) - len(missing)
     show = {"desc": "evaluating", "total": len(photos), "initial": before, "unit": "photo"}
+    size, view = options.batch_size, PIXELS[options.pixels]
+    batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+    ahead = parallel.opened_ahead(lambda photo: _open(photo.path, backbone, view), batches)
     with parts.appending(folder / "rows.jsonl") as append, tqdm(**show) as bar:
-        for start in range(0, len(missing), options.batch_size):
-            batch = missing[start : start + options.batch_size]
-            append(list(_rows(backbone, batch, options)))
+        for batch, opened in ahead:
+            append(list(_rows(backbone, batch, opened, options)))
             bar.update(len(batch))
     places = parts.index(folder)
     return list(parts.rows(places[photo] for photo in wanted))
 
 
-def _rows(backbone: Backbone, batch: Sequence[parts.Photo], options) -> Iterator[dict]:
-    opened = [_open(photo.path, backbone, PIXELS[options.pixels]) for photo in batch]
+def _rows(
+    backbone: Backbone, batch: Sequence[parts.Photo], opened: Sequence, options
+) -> Iterator[dict]:
     images = [image for image in opened if not isinstance(image, str)]
     said = _answers(backbone, images, options.form, options.digits)
     for photo, image in zip(batch, opened, strict=True):

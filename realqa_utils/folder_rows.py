@@ -12,7 +12,6 @@ import copy
 import io
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,15 +89,7 @@ def _opened(
     backbone: Backbone, batches: Sequence[Sequence[Photo]], asking: Asking
 ) -> Iterator[tuple[Sequence[Photo], list[Opened]]]:
     processor = backbone.image_processor
-    with ThreadPoolExecutor(parallel.cores()) as pool:  # decoders release the interpreter lock
-
-        def start(photos: Sequence[Photo]) -> list:
-            return [pool.submit(_open, photo.path, processor, asking) for photo in photos]
-
-        ahead = start(batches[0]) if batches else []
-        for number, photos in enumerate(batches):
-            now, ahead = ahead, start(batches[number + 1]) if number + 1 < len(batches) else []
-            yield photos, [future.result() for future in now]
+    return parallel.opened_ahead(lambda photo: _open(photo.path, processor, asking), batches)
 
 
 def _open(path: str, processor: Qwen2VLImageProcessorPil, asking: Asking) -> Opened:

@@ -1,4 +1,5 @@
-"""Many small jobs on the cores there are: processes of one thread each, through joblib.
+"""Many small jobs on the cores there are: processes of one thread each, through joblib; and threads
+that open photographs.
 
 For models this small, several processes of one thread do far more than one process of several
 threads; and what a job computes does not depend on how many cores there are.
@@ -11,7 +12,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
@@ -48,6 +50,21 @@ def run_all(
     with parallel_config(backend="loky", **once):
         run = Parallel(n_jobs=workers, return_as="generator", batch_size=batch)
         return list(tqdm(run(delayed(job)(task) for task in tasks), **show))
+
+
+def opened_ahead(open_one: Callable, batches: Sequence[Sequence]) -> Iterator[tuple]:
+    """Each batch with what `open_one` makes of its items, in their order; threads open the next
+    one while the caller is busy. For photographs: decoders release the interpreter lock.
+    """
+    with ThreadPoolExecutor(cores()) as pool:
+
+        def start(number: int) -> list[Future]:
+            return [pool.submit(open_one, item) for item in batches[number]]
+
+        ahead = start(0) if batches else []
+        for number, batch in enumerate(batches):
+            now, ahead = ahead, start(number + 1) if number + 1 < len(batches) else []
+            yield batch, [future.result() for future in now]
 
 
 def end_with_parent(seconds: float = 0.5) -> None:

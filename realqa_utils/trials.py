@@ -58,6 +58,9 @@ DECISIVE_FOR_TOWER = (
 )  # fmt: skip
 
 
+AT_ONCE = 256  # photographs that are open at a time: whole batches, and AVA does not fit in memory
+
+
 @dataclass(frozen=True)
 class Trial:
     """What to train on what; `split.test` is only read, after training.
@@ -251,10 +254,14 @@ def read_attributes(backbone: Backbone, trial: Trial) -> pd.DataFrame:
 
 def read_table(backbone: Backbone, trial: Trial, form: str = "direct") -> pd.DataFrame:
     """Readings of the test photographs, averaged over the windows of each, asked in one form."""
-    test = trial.split.test
-    windows = [trial.view.windows(open_photo(path)) for path in test.frame["path"]]
-    flat = [window for part in windows for window in part]
-    means = _averaged(_read(backbone, flat, trial, form), [len(part) for part in windows])
+    test, view, parts = trial.split.test, trial.view, []
+    paths = list(test.frame["path"])
+    batches = [paths[at : at + AT_ONCE] for at in range(0, len(paths), AT_ONCE)]
+    for _, windows in parallel.opened_ahead(lambda p: view.windows(open_photo(p)), batches):
+        flat = [window for part in windows for window in part]
+        said = _read(backbone, flat, trial, form)
+        parts.append(_averaged(said, [len(part) for part in windows]))
+    means = pd.concat(parts, ignore_index=True)
     return pd.concat([test.frame["id"], pd.Series(test.targets, name="target"), means], axis=1)
 
 

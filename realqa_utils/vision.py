@@ -116,8 +116,8 @@ def pixels(
     """RGB photographs of any size -> `pixel_values` (patches, d) on `device`, the grid of each.
 
     What the image processor gives, without its work per photograph; bytes go to the device, which
-    are an eighth of what is made of them there. Raises ValueError for one that
-    is 200 times as long as it is wide.
+    are an eighth of what is made of them there. Raises ValueError for one that is more than 200
+    times as long as it is wide.
     """
     arrays, by_size = fitted(images, processor), {}
     for row, array in enumerate(arrays):

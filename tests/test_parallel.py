@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from realqa_utils.parallel import cores, run_all
+from realqa_utils.parallel import cores, opened_ahead, run_all
 
 
 def test_cores_are_those_this_process_may_use():
@@ -96,3 +96,24 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("it outlived the process that started it")
+
+
+# --- photographs ---------------------------------------------------------------------------------
+
+
+def test_batches_are_opened_in_order_and_one_ahead():
+    """Of three batches never more than two are open."""
+    opened, seen = [], []
+    for batch, values in opened_ahead(lambda x: opened.append(x) or -x, [[1, 2], [3], [4, 5]]):
+        assert values == [-x for x in batch]
+        seen += batch
+        assert len(set(opened) - set(seen)) <= 2
+    assert seen == sorted(opened) == [1, 2, 3, 4, 5]
+    assert list(opened_ahead(len, [])) == []
+
+
+def test_what_cannot_be_opened_is_an_error_where_it_is_due():
+    told = opened_ahead(lambda x: 1 / x, [[1], [0]])
+    assert next(told) == ([1], [1.0])
+    with pytest.raises(ZeroDivisionError):
+        next(told)

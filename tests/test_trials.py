@@ -53,6 +53,14 @@ def test_the_same_trial_gives_the_same_numbers(trial, tmp_path):
     pd.testing.assert_frame_equal(trials.run(trial, tmp_path / "b"), first)
 
 
+def test_photographs_are_opened_a_few_at_a_time(trial, tmp_path, monkeypatch):
+    whole = trials.run(trial, tmp_path / "a")
+    monkeypatch.setattr(trials, "AT_ONCE", 3)
+    parts = trials.run(trial, tmp_path / "b")
+    pd.testing.assert_frame_equal(parts, whole, atol=1e-5)
+    assert len(whole) == 4
+
+
 def test_windows_of_a_photograph_are_averaged(trial, tmp_path):
     trial = replace(trial, view=View(112, 140, 2))
     frame = trials.run(trial, tmp_path)
