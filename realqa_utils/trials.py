@@ -46,18 +46,16 @@ from realqa_utils.views import View
 
 #: Modules whose code decides what a trial gives; an edit of another module keeps the cache.
 DECISIVE = (
-    "adapters", "answers", "backbone", "batches", "chains", "conversations", "decoder", "encoding",
-    "form_filling", "form_steps", "labelling", "language", "lean", "lessons", "level_words",
-    "losses", "optimisers", "photos", "products", "prompting", "quantised", "recipes",
-    "regression_head", "scores", "scoring", "taxonomy", "training", "tree_mean", "trials", "views",
-    "vision",
+    "adapters", "answer_trainer", "answers", "backbone", "batches", "chains", "conversations",
+    "decoder", "encoding", "form_filling", "form_steps", "labelling", "language", "lean",
+    "lessons", "level_words", "losses", "optimisers", "photos", "products", "prompting",
+    "quantised", "recipes", "regression_head", "scores", "scoring", "taxonomy", "training",
+    "tree_mean", "trials", "views", "vision",
 )  # fmt: skip
 #: The same for an adapted vision tower.
 DECISIVE_FOR_TOWER = (
     "adaptation", "backbone", "optimisers", "photos", "spectra", "views", "vision",
 )  # fmt: skip
-
-
 AT_ONCE = 256  # photographs that are open at a time: whole batches, and AVA does not fit in memory
 
 

@@ -23,6 +23,7 @@ from realqa_utils import (
     scoring,
     sorting,
 )
+from realqa_utils.answer_trainer import AnswerTrainer
 from realqa_utils.backbone import Backbone
 from realqa_utils.chains import REGULAR
 from realqa_utils.conversations import DIRECT, MIX
@@ -30,7 +31,7 @@ from realqa_utils.level_words import Levels
 from realqa_utils.ncm import NCM
 from realqa_utils.ncm_callback import NCMCallback
 from realqa_utils.recipes import Recipe
-from realqa_utils.training import AnswerTrainer, Collator, arguments
+from realqa_utils.training import Collator, arguments
 from realqa_utils.views import View
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, TrainerCallback
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import adapters, batches, scoring, training, vision
+from realqa_utils import adapters, batches, losses, scoring, training, vision
+from realqa_utils.answer_trainer import AnswerTrainer
 from realqa_utils.backbone import Backbone, mini_config
 from realqa_utils.conversations import DIRECT, STAGE_1
 from realqa_utils.datasets import mini
@@ -27,7 +28,7 @@ from realqa_utils.ncm import NCM
 from realqa_utils.ncm_callback import NCMCallback
 from realqa_utils.recipes import Recipe
 from realqa_utils.scores import Scale, digits_of, parse_score, quantise
-from realqa_utils.training import AnswerTrainer, Collator, arguments, train
+from realqa_utils.training import Collator, arguments, train
 from realqa_utils.views import View
 
 torch.set_num_threads(1)
@@ -163,7 +164,7 @@ def library_loss(backbone: Backbone, table, recipe: Recipe) -> torch.Tensor:
         return out.loss
     chances, ids = out.logits.double().log_softmax(-1), torch.tensor(backbone.digit_ids)
     labels, total, squares, distances = inputs["labels"], 0.0, [], []
-    soft = training.losses.opinion_digits(table.targets, recipe.opinion_spread or 1, recipe.digits)
+    soft = losses.opinion_digits(table.targets, recipe.opinion_spread or 1, recipe.digits)
     for row, target in enumerate(table.targets):
         level, expected = 0, 0.0
         for column in range(1, labels.shape[1]):
@@ -265,7 +266,7 @@ def test_soft_digits_follow_the_written_ones(tiny, tmp_path):
     """4.995 is written 5.00; as a float32 it is 4.99499989, which begins with 4."""
     table = write_table(tmp_path, [(56, 56)], mos=[4.995])
     batch = Collator(tiny(), table, BASE, WHOLE)([0])
-    soft = training.losses.opinion_digits(batch["targets"], 0.02, 3)
+    soft = losses.opinion_digits(batch["targets"], 0.02, 3)
     assert soft[0].argmax(-1).tolist()[1:] == [0, 0]  # after 5 the next are 0 0; after 4, 9 9
 
 
