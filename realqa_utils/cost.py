@@ -8,10 +8,13 @@ the machine does falls on all of them.
 from __future__ import annotations
 
 import resource
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -163,7 +166,7 @@ def ratio(table: pd.DataFrame, slow: str, fast: str) -> tuple[float, float, floa
 def growth(
     backbone: Backbone, images: Sequence[Image.Image], counts: Sequence[int]
 ) -> pd.DataFrame:
-    """Photographs per second and peak memory (MiB of the process so far) against their number.
+    """Photographs per second and the process's peak memory (MiB) against their number.
 
     Photographs are opened one batch at a time, as a folder's are.
     """
@@ -172,8 +175,35 @@ def growth(
     for count in sorted(counts):
         given = [partial(images.__getitem__, i % len(images)) for i in range(count)]
         started = time.perf_counter()
-        scoring.read(backbone, given)
+        with resident_memory() as seen:
+            scoring.read(backbone, given)
         rate = count / (time.perf_counter() - started)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        rows.append({"photographs": count, "per second": rate, "peak MiB": memory})
+        rows.append({"photographs": count, "per second": rate, "peak MiB": max(seen)})
     return pd.DataFrame(rows)
+
+
+@contextmanager
+def resident_memory(every: float = 0.02) -> Iterator[list[float]]:
+    """What the process holds in memory (MiB), looked at so often (seconds) while this lasts."""
+    seen, over = [_resident()], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(every):
+            seen.append(_resident())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def _resident() -> float:
+    """Where the system is not Linux, the peak of all that the process has done so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return pages * resource.getpagesize() / 2**20

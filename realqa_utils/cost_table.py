@@ -64,6 +64,7 @@ BARS: tuple[tuple[str, str, float], ...] = (
     (ONE, DIGITS, 25.0), (BATCHED, DIGITS, 1.5), (CHAIN, FILLED, 5.0),
 )  # fmt: skip
 FLOORS: tuple[tuple[str, str, float], ...] = ((DIGITS, PREFILL, 1.2), (TREE, PREFILL, 1.6))
+FEW = 500  # photographs: more of them should cost no more each
 
 
 def subjects(
@@ -195,6 +196,23 @@ def ratios(dataset: str, frame: pd.DataFrame) -> pd.DataFrame:
             reached = middle <= bar if (slow, fast, bar) in FLOORS else middle >= bar
             words = "at most" if (slow, fast, bar) in FLOORS else "at least"
             rows.append(row | {"aim": f"{words} {bar:g}", "reached": reached})
+    return pd.DataFrame(rows)
+
+
+def constancy(dataset: str, grown: pd.DataFrame) -> pd.DataFrame:
+    """The most photographs of `cost.growth` against `FEW`, or the fewest where those are not in it:
+    speed and peak memory, which are not to change by more than a tenth. As rows of `ratios`."""
+    by_count = grown.set_index("photographs")
+    many, few = by_count.index.max(), FEW if FEW in by_count.index else by_count.index.min()
+    share, rows = by_count.loc[many] / by_count.loc[few], []
+    for metric, value, reached in (
+        ("speed", share["per second"], share["per second"] >= 0.9),
+        ("peak memory", share["peak MiB"], share["peak MiB"] <= 1.1),
+    ):
+        interval = statistics.Interval(float(value), np.nan, np.nan, int(many))
+        words = f"{metric} over that of {few:,} photographs"
+        row = evaluation.row(interval, dataset, f"{many:,} photographs", words, [])
+        rows.append(row | {"aim": "within 10 %", "reached": bool(reached)})
     return pd.DataFrame(rows)
 
 

@@ -224,7 +224,13 @@ def _cost(table: pd.DataFrame, path: Path) -> str:
         for r in compared.itertuples()
     ]
     ratios = lines("time of | over that of | ratio | range | aim | reached", *rows)
-    return paragraphs(head, _grid(table, "model", "size", "way", ",.1f"), ratios)
+    said = [
+        f"{r.model}: {r.metric.replace(' over that of ', f' {r.estimate:.2f} times that of ')} "
+        f"({r.aim}: {'yes' if r.reached else 'no'})."
+        for r in pd.read_csv(path.with_name(f"{path.stem}_constancy.csv")).itertuples()
+    ]
+    grid = _grid(table, "model", "size", "way", ",.1f")
+    return paragraphs(head, grid, ratios, " ".join(said))
 
 
 def _sorting(table: pd.DataFrame, path: Path) -> str:

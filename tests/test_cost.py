@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import time
+
+import pandas as pd
 import pytest
 
 from realqa_utils import cost, cost_plots, cost_table
@@ -83,3 +87,31 @@ def test_growth_has_a_row_for_every_number(tiny_backbone, images):
     frame = cost.growth(tiny_backbone, images, [4, 2])
     assert frame["photographs"].tolist() == [2, 4]
     assert (frame[["per second", "peak MiB"]] > 0).all().all()
+
+
+def test_memory_is_looked_at_while_something_runs(monkeypatch):
+    held = [100.0]
+    monkeypatch.setattr(cost, "_resident", lambda: held[0])
+    with cost.resident_memory(every=0.001) as seen:
+        held[0] = 300.0
+        time.sleep(0.2)
+        held[0] = 200.0
+    assert (seen[0], max(seen)) == (100.0, 300.0)
+
+
+def test_what_a_process_holds_is_told_in_mebibytes():
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert 50 < cost._resident() <= most + 1
+
+
+@pytest.mark.parametrize(
+    ("speeds", "peaks", "reached"),
+    [((90, 100, 91), (500, 510, 540), [True, True]), ((90, 100, 89), (1, 1, 1.2), [False, False])],
+)
+def test_many_photographs_are_to_cost_no_more_each(speeds, peaks, reached):
+    columns = {"photographs": [10, 500, 10_000], "per second": speeds, "peak MiB": peaks}
+    rows = cost_table.constancy("set", pd.DataFrame(columns))
+    assert list(rows["reached"]) == reached
+    assert list(rows["estimate"]) == [speeds[2] / speeds[1], peaks[2] / peaks[1]]
+    assert set(rows["model"]) == {"10,000 photographs"}
+    assert rows["metric"].str.endswith("over that of 500 photographs").all()
