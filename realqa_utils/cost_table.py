@@ -150,18 +150,28 @@ def same_answers(backbone: Backbone, images: Sequence) -> pd.DataFrame:
 
 
 def on_gpus() -> pd.DataFrame | str:
-    """What `realqa benchmark-gpu` has measured, of every profile whose result is there."""
-    found = []
+    """What `realqa benchmark-gpu` has measured: a column for each profile whose result is there,
+    medians with the least and the most, and for memory what was planned."""
+    columns = {}
     for profile in PROFILES:
         path = provenance.home() / "figures" / profile / f"{gpu_benchmark.STEM}.csv"
         if path.exists():
             card = json.loads(path.with_suffix(".json").read_text())["gpu"]
-            table = pd.read_csv(path).rename(columns={"model": "what", "metric": "measure"})
-            found.append(table.assign(profile=profile, card=card))
-    if not found:
+            rows = pd.read_csv(path).to_dict("records")
+            columns[profile, card] = {_measure(row): _measured(row) for row in rows}
+    if not columns:
         return "nothing has been measured on a GPU yet: realqa benchmark-gpu"
-    columns = ["profile", "card", "what", "measure", "estimate", "low", "high", "planned"]
-    return pd.concat(found)[columns].set_index(columns[:4]).round(3)
+    return pd.DataFrame(columns).fillna("")
+
+
+def _measure(row: Mapping[str, object]) -> str:
+    return f"{row['model']}: {row['metric']}".replace("times as fast as", "speed over")
+
+
+def _measured(row: Mapping[str, float]) -> str:
+    if np.isnan(row["planned"]):
+        return f"{row['estimate']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+    return f"{row['estimate']:.3g}, planned {row['planned']:.3g}"
 
 
 def table(dataset: str, timings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -115,3 +115,17 @@ def test_many_photographs_are_to_cost_no_more_each(speeds, peaks, reached):
     assert list(rows["estimate"]) == [speeds[2] / speeds[1], peaks[2] / peaks[1]]
     assert set(rows["model"]) == {"10,000 photographs"}
     assert rows["metric"].str.endswith("over that of 500 photographs").all()
+
+
+def test_what_gpus_gave_is_read_from_the_files(monkeypatch, tmp_path):
+    monkeypatch.setattr(cost_table.provenance, "home", lambda: tmp_path)
+    assert "benchmark-gpu" in cost_table.on_gpus()
+    folder = tmp_path / "figures" / "paper"
+    folder.mkdir(parents=True)
+    (folder / "gpu_cost.json").write_text('{"gpu": "a card"}')
+    (folder / "gpu_cost.csv").write_text(
+        "model,metric,estimate,low,high,planned\n"
+        "a,times as fast as b,2.5,1,4,\nc,peak GiB,26.8,26.8,26.8,27.3\n"
+    )
+    found = cost_table.on_gpus()["paper", "a card"].to_dict()
+    assert found == {"a: speed over b": "2.5 [1, 4]", "c: peak GiB": "26.8, planned 27.3"}
