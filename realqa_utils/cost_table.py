@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -158,20 +159,28 @@ def on_gpus() -> pd.DataFrame | str:
         if path.exists():
             card = json.loads(path.with_suffix(".json").read_text())["gpu"]
             rows = pd.read_csv(path).to_dict("records")
-            columns[profile, card] = {_measure(row): _measured(row) for row in rows}
+            columns[profile, card.removeprefix("NVIDIA ")] = {
+                _measure(row): _measured(row) for row in rows
+            }
     if not columns:
         return "nothing has been measured on a GPU yet: realqa benchmark-gpu"
     return pd.DataFrame(columns).fillna("")
 
 
 def _measure(row: Mapping[str, object]) -> str:
-    return f"{row['model']}: {row['metric']}".replace("times as fast as", "speed over")
+    """In few words: the layout of a training is the profile's."""
+    what = re.sub(r"^(training):.*?(, not checkpointed)?$", r"\1\2", row["model"])
+    said = f"{what}: {row['metric']}".replace("times as fast as", "speed over")
+    return said.replace("digit tree, every branch", "whole digit tree")
 
 
 def _measured(row: Mapping[str, float]) -> str:
-    if np.isnan(row["planned"]):
-        return f"{row['estimate']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
-    return f"{row['estimate']:.3g}, planned {row['planned']:.3g}"
+    middle, low, high, planned = (
+        f"{row[key]:,.0f}" if row[key] >= 1000 else f"{row[key]:.3g}"
+        for key in ("estimate", "low", "high", "planned")
+    )
+    is_planned = not np.isnan(row["planned"])
+    return f"{middle}, planned {planned}" if is_planned else f"{middle} [{low}, {high}]"
 
 
 def table(dataset: str, timings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -125,7 +125,15 @@ def test_what_gpus_gave_is_read_from_the_files(monkeypatch, tmp_path):
     (folder / "gpu_cost.json").write_text('{"gpu": "a card"}')
     (folder / "gpu_cost.csv").write_text(
         "model,metric,estimate,low,high,planned\n"
-        "a,times as fast as b,2.5,1,4,\nc,peak GiB,26.8,26.8,26.8,27.3\n"
+        "a,times as fast as b,2.5,1,4,\n"
+        "training: any,peak GiB,26.8,26.8,26.8,27.3\n"
+        "training: any,tokens/s,3679.45,3415.1,999,\n"
+        '"training: any, not checkpointed",tokens/s,1,1,1,\n'
     )
     found = cost_table.on_gpus()["paper", "a card"].to_dict()
-    assert found == {"a: speed over b": "2.5 [1, 4]", "c: peak GiB": "26.8, planned 27.3"}
+    assert found == {
+        "a: speed over b": "2.5 [1, 4]",
+        "training: peak GiB": "26.8, planned 27.3",
+        "training: tokens/s": "3,679 [3,415, 999]",
+        "training, not checkpointed: tokens/s": "1 [1, 1]",
+    }
