@@ -72,8 +72,8 @@ _PHOTOS = Recipe(
     opinion_spread=0.8, expectation_weight=0.01, tower_steps=1300,
 )  # fmt: skip
 # Batch 64 and the adapter are the paper's; 221 steps are its two epochs of KonIQ-10k's 7,058
-# training photographs. Four batches make a step, whatever the number of GPUs that share them: on an
-# H200, smaller ones leave the GPU waiting for the CPU.
+# training photographs. Four batches make a step, shared by one, two or four GPUs; of smaller ones a
+# GPU would wait for the CPU.
 _PAPER = Recipe(
     steps=221, learning_rate=1e-4, batch_size=64, accumulation=4, dropout=0.15,
     weights="bfloat16", checkpointing=True, by_length=True,
