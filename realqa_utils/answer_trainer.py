@@ -64,17 +64,21 @@ class AnswerTrainer(Trainer):
         if self.recipe.objective == "regression":
             ids = inputs["input_ids"]
             last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-            out = language.forward(model, inputs, last, use_cache=False).logits
+            out = self._logits(model, inputs, last)
             return share * regression_head.loss(out, given["targets"])
         point, digits = int(given["point"]), self.recipe.digits
-        return share * tree_mean.loss(
-            model, inputs, given["targets"], self.digit_ids, point, digits
-        )
+        with self.accelerator.autocast():
+            found = tree_mean.loss(model, inputs, given["targets"], self.digit_ids, point, digits)
+        return share * found
+
+    def _logits(self, model, inputs: dict, columns: torch.Tensor) -> torch.Tensor:
+        with self.accelerator.autocast():  # its own is around `model` only, and not all calls are
+            return language.forward(model, inputs, columns, use_cache=False).logits
 
     def _answer_loss(self, model, inputs: dict, given: dict, total):
         labels, places = given["labels"], given["digit_places"]  # None where there is no score
         keep = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()  # columns that predict
-        logits = language.forward(model, inputs, keep, use_cache=False).logits
+        logits = self._logits(model, inputs, keep)
         for key in ("digit_places", "soft_places"):  # as columns of these logits
             if given[key] is not None:
                 given[key] = torch.searchsorted(keep, given[key] - 1) + 1

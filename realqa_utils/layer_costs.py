@@ -13,9 +13,9 @@ from transformers import PreTrainedConfig
 
 from realqa_utils.model_shapes import patch_numbers
 
-#: Bytes for every number inside an MLP while its last linear is gone through backwards: what the
-#: weights say of its input and what the adapter says, before and after its dropout, in float32.
-GRADIENTS = 12
+#: For every number inside an MLP while its last linear is gone through backwards: what the weights
+#: say of its input and what the adapter says, before and after its dropout.
+GRADIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Mode:
     rank: int = 128
     dropout: float = 0.0
     bytes: int = 4
-    mask_bytes: int = 1  # of dropout, per number: 1 on a GPU; a CPU keeps float32
+    mask_bytes: int = 1  # of dropout, per number: 1 on a GPU; a CPU has activations
 
     @property
     def is_copied(self) -> bool:
-        """Has every LoRA linear a copy of its own of what it reads? Dropout or a cast makes it."""
-        return self.trained == "lora" and bool(self.dropout or self.bytes == 2)
+        """Has every LoRA linear a copy of its own of what it reads? Dropout makes it."""
+        return self.trained == "lora" and bool(self.dropout)
 
     def inputs(self, width: int, readers: int = 1) -> float:
         """Bytes that `readers` linears keep of one input of this width, for their weights."""
@@ -144,9 +144,9 @@ def again_bytes(config: PreTrainedConfig, modes: tuple[Mode, Mode], step: Step) 
     kept_seen = seen.depth * seen.embed_dim * vision.bytes * patches
     kept_said = text.num_hidden_layers * text.hidden_size * language.bytes * tokens
     layer = layer_bytes(config, language, step.padded).whole
-    layer += language.bytes * step.columns * step.padded + GRADIENTS * text.intermediate_size
+    layer += language.bytes * (step.columns * step.padded + GRADIENTS * text.intermediate_size)
     block = block_bytes(config, vision) if patches else 0
-    block += GRADIENTS * seen.embed_dim * seen.mlp_ratio
+    block += GRADIENTS * vision.bytes * seen.embed_dim * seen.mlp_ratio
     moments = (
         (kept_seen, kept_said, loss_bytes(config, step)),
         (kept_seen, kept_said, tokens * layer),

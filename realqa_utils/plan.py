@@ -47,7 +47,7 @@ class Setup:
 
     def modes(self, recipe: Recipe) -> tuple[Mode, Mode]:
         """Of vision and language."""
-        more = (recipe.rank, recipe.dropout, self.bytes, 1 if self.gpus else 4)
+        more = (recipe.rank, recipe.dropout, self.bytes, 1 if self.gpus else self.bytes)
         return Mode(recipe.vision, *more), Mode(recipe.language, *more)
 
 

@@ -53,7 +53,7 @@ def mean(
     tens = torch.arange(10, dtype=torch.float32, device=out.logits.device)
     first = out.logits[:, -1].float().softmax(-1)[:, list(ids)]  # (batch, 10)
     if digits == 1:
-        return first @ tens / first.sum(1), first.sum(1)
+        return (first * tens).sum(1) / first.sum(1), first.sum(1)
     stop, second = _behind_each(model, inputs, out.past_key_values, list(ids), point)
     mass = first[:, :, None] * stop[:, :, None] * second  # (batch, 10, 10)
     total = mass.sum((1, 2))

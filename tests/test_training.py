@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import shutil
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -351,6 +352,38 @@ RESUMED = {
         replace(LORA, form="all", language="full", vision="frozen", optimiser="muon"), WHOLE, 3
     ),
 }  # fmt: skip
+
+
+def test_adapters_read_bfloat16_and_learn_what_they_would_from_float32(
+    tiny, equal, tmp_path, monkeypatch
+):
+    """Of bfloat16 weights: the library would widen what they read, for autocast to narrow it."""
+    recipe = replace(BASE, weights="bfloat16", dropout=0.1)
+
+    def trained() -> tuple[set, dict]:
+        backbone, read = tiny(), set()
+        backbone.model.bfloat16()
+        place = backbone.core.language_model.layers[0].mlp.down_proj
+
+        def listen(*_, model=None, **__):
+            adapter = model.get_submodule(f"{name_of(model, place)}.lora_A.default")
+            adapter.register_forward_pre_hook(lambda _, given: read.add(given[0].dtype))
+
+        listener = TrainerCallback()
+        listener.on_train_begin = listen
+        done = train(backbone, equal, recipe, WHOLE, tmp_path, callbacks=[listener])
+        return read, {n: p for n, p in done.model.named_parameters() if p.requires_grad}
+
+    def name_of(model, base) -> str:
+        return next(n for n, m in model.named_modules() if getattr(m, "base_layer", None) is base)
+
+    read, narrow = trained()
+    monkeypatch.setattr(training, "disable_input_dtype_casting", lambda *_, **__: nullcontext())
+    widened, wide = trained()
+    assert (read, widened) == ({torch.bfloat16}, {torch.float32})
+    moved = [name for name in wide if "lora_B" in name]  # they start at 0
+    narrow, wide = (torch.cat([x[name].flatten() for name in moved]) for x in (narrow, wide))
+    assert (narrow - wide).norm() < 0.01 * wide.norm()  # gradients are added up in bfloat16
 
 
 @pytest.mark.parametrize("recipe, view, save_steps", RESUMED.values(), ids=list(RESUMED))
