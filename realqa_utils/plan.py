@@ -47,8 +47,13 @@ class Setup:
 
     def modes(self, recipe: Recipe) -> tuple[Mode, Mode]:
         """Of vision and language."""
-        more = (recipe.rank, recipe.dropout, self.bytes, 1 if self.gpus else self.bytes)
-        return Mode(recipe.vision, *more), Mode(recipe.language, *more)
+        said, mask = self.bytes, 1 if self.gpus else self.bytes
+        # a GPU's autocast has layer norms in float32, and 4-bit linears answer as they are asked
+        seen = 4 if self.weights == "nf4" and self.gpus else said
+        return tuple(
+            Mode(trained, recipe.rank, recipe.dropout, size, mask)
+            for trained, size in ((recipe.vision, seen), (recipe.language, said))
+        )
 
 
 def setup(profile: Profile, gpus: int = 0) -> Setup:

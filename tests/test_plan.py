@@ -514,7 +514,7 @@ def test_what_fits_is_exit_code_0_and_readable(capsys):
 @pytest.mark.parametrize(
     ("given", "lever"),
     [
-        (["--profile", "paper", "--gpu", "24"], ["--four-bit"]),
+        (["--profile", "paper", "--gpu", "24"], ["--four-bit", "--micro-batch", "8"]),
         (["--profile", "paper", "--gpu", "27"], ["--micro-batch", "2"]),
         (["--profile", "gpu24", "--gpu", "24", "--no-checkpointing"], ["--micro-batch", "2"]),
         (["--profile", "paper", "--gpu", "40", "--no-checkpointing", "--micro-batch", "8"],
