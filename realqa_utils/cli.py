@@ -32,18 +32,18 @@ from realqa_utils.profiles import PROFILES, seeds
 
 #: Commands with options of their own, and the module whose `main` takes them.
 FORWARDED = {
-    "pretrain": "pretraining",
-    "benchmark": "benchmark",
-    "benchmark-ncm": "ncm_benchmark",
-    "benchmark-gpu": "gpu_benchmark",
-    "score": "score_command",
-    "evaluate": "evaluate_command",
-    "curves": "curves_command",
-    "data": "data_command",
-    "plan": "plan_command",
-    "train": "train_command",
-    "doctor": "doctor",
-    "readme": "readme",
+    "pretrain": "training.pretraining",
+    "benchmark": "benchmarks.benchmark",
+    "benchmark-ncm": "benchmarks.ncm_benchmark",
+    "benchmark-gpu": "benchmarks.gpu_benchmark",
+    "score": "commands.score",
+    "evaluate": "commands.evaluate",
+    "curves": "commands.curves",
+    "data": "commands.data",
+    "plan": "planning.plan_command",
+    "train": "commands.train",
+    "doctor": "planning.doctor",
+    "readme": "reproduction.readme",
 }
 
 
@@ -157,7 +157,9 @@ def _seeds(text: str) -> str:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from realqa_utils import notebooks  # imports cost a second: after the options are known good
+    from realqa_utils.reproduction import (
+        notebooks,  # imports cost a second: after the options are known good
+    )
 
     if options.seeds:
         os.environ["REALQA_SEEDS"] = options.seeds  # into every process that asks for the profile
@@ -169,13 +171,13 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _refresh(options: argparse.Namespace) -> int:
-    from realqa_utils import notebooks
+    from realqa_utils.reproduction import notebooks
 
     return notebooks.refresh(options.only)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from realqa_utils import report
+    from realqa_utils.reproduction import report
 
     print(report.build(options.profile))
     return 0

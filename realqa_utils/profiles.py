@@ -8,8 +8,8 @@
 
 Results of different profiles never share a folder. Environment variables change single fields of
 any of them: REALQA_SEEDS (0,1,2), REALQA_MODEL (a local folder of the weights) and REALQA_PIXELS
-(repo or clean, see `views`). REALQA_DRY_RUN=1 makes the mini backbone take two steps on a handful
-of photographs in place of everything, by the profile's own recipe and in the same code.
+(repo or clean, see `images.views`). REALQA_DRY_RUN=1 makes the mini backbone take two steps on a
+handful of photographs in place of everything, by the profile's own recipe and in the same code.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 
-from realqa_utils.recipes import Recipe
-from realqa_utils.views import PRESETS, View
+from realqa_utils.images.views import PRESETS, View
+from realqa_utils.training.recipes import Recipe
 
 
 @dataclass(frozen=True)

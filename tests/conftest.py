@@ -70,10 +70,10 @@ def tiny_tokenizer():
     """A Qwen2 tokenizer of 600 bytes and merges, trained on the kit's own texts."""
     import numpy as np
 
-    from realqa_utils import captions
-    from realqa_utils.conversations import vocabulary_texts
     from realqa_utils.datasets import mini
-    from realqa_utils.tokenizer import train_tokenizer
+    from realqa_utils.forms import captions
+    from realqa_utils.forms.conversations import vocabulary_texts
+    from realqa_utils.model.tokenizer import train_tokenizer
 
     rng = np.random.default_rng(0)
     scenes = [mini.scene_at("mini-koniq", 0, index) for index in range(100)]
@@ -87,7 +87,7 @@ def tiny_backbone(tiny_tokenizer):
     """The mini backbone with random weights; shared, so a test must leave its weights alone."""
     import torch
 
-    from realqa_utils.backbone import new_mini
+    from realqa_utils.model.backbone import new_mini
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -17,7 +17,7 @@ from torch.utils import backend_registration as registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from realqa_utils.backbone import Backbone
+from realqa_utils.model.backbone import Backbone
 
 ATEN = torch.ops.aten
 COPIES = {ATEN._to_copy, ATEN.copy_, ATEN.copy}

@@ -10,29 +10,19 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from realqa_utils import (
-    adapters,
-    decoder,
-    decoding,
-    form_filling,
-    level_words,
-    number_sorters,
-    prompting,
-    quantised,
-    regression_head,
-    scoring,
-    sorting,
-)
-from realqa_utils.answer_trainer import AnswerTrainer
-from realqa_utils.backbone import Backbone
-from realqa_utils.chains import REGULAR
-from realqa_utils.conversations import DIRECT, MIX
-from realqa_utils.level_words import Levels
-from realqa_utils.ncm import NCM
-from realqa_utils.ncm_callback import NCMCallback
-from realqa_utils.recipes import Recipe
-from realqa_utils.training import Collator, arguments
-from realqa_utils.views import View
+from realqa_utils.forms.chains import REGULAR
+from realqa_utils.forms.conversations import DIRECT, MIX
+from realqa_utils.images.views import View
+from realqa_utils.model import adapters, decoder, prompting, quantised
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.ncm import NCM, NCMCallback
+from realqa_utils.number_sorting import number_sorters, sorting
+from realqa_utils.scoring import decoding, digit_tree, form_filling
+from realqa_utils.training import level_words, regression_head
+from realqa_utils.training.answer_trainer import AnswerTrainer
+from realqa_utils.training.fine_tuning import Collator, arguments
+from realqa_utils.training.level_words import Levels
+from realqa_utils.training.recipes import Recipe
 
 
 def loud(backbone: Backbone) -> Backbone:
@@ -65,8 +55,8 @@ def filled(backbone, images, form) -> pd.DataFrame:
 
 ASKED = [DIRECT.question, "What is in this photograph?", DIRECT.question]
 WAYS = {
-    "digit tree": lambda b, images: scoring.as_frame(scoring.read(b, images)),
-    "greedy digits": lambda b, images: scoring.as_frame(scoring.read(b, images, tree=False)),
+    "digit tree": lambda b, images: digit_tree.as_frame(digit_tree.read(b, images)),
+    "greedy digits": lambda b, images: digit_tree.as_frame(digit_tree.read(b, images, tree=False)),
     "form of stage 1": lambda b, images: filled(b, images, MIX),
     "chain of thought": lambda b, images: filled(b, images, REGULAR),
     "free answers": lambda b, images: said(decoder.generate(b, ASKED, images, 8)),

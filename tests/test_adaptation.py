@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from realqa_utils import adaptation, spectra
-from realqa_utils.backbone import Backbone
 from realqa_utils.datasets import mini
-from realqa_utils.views import View
+from realqa_utils.images.views import View
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.training import adaptation, spectra
 
 torch.set_num_threads(1)
 VIEW = View(size=56, short=64, random=True)

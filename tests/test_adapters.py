@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from realqa_utils import adapters
-from realqa_utils.backbone import Backbone
-from realqa_utils.encoding import encode
+from realqa_utils.model import adapters
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.encoding import encode
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -224,6 +224,6 @@ def test_only_trained_parameters_get_gradients(fresh):
 
 def test_the_import_says_nothing():
     """Libraries warn at import, on some CPUs only, of what nothing here uses."""
-    command = [sys.executable, "-c", "import realqa_utils.adapters"]
+    command = [sys.executable, "-c", "import realqa_utils.model.adapters"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""

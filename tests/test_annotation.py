@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from realqa_utils import results, taxonomy
-from realqa_utils.annotation import COLUMNS, Annotations, agreement, check, choices
+from realqa_utils.datasets.annotation import COLUMNS, Annotations, agreement, check, choices
+from realqa_utils.forms import taxonomy
+from realqa_utils.records import results
 
 pytestmark = pytest.mark.filterwarnings("error")
 SUBJECT = "subject_background"

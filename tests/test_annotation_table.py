@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from realqa_utils import results, taxonomy
-from realqa_utils.annotation import Annotations, choices
-from realqa_utils.annotation_table import THUMBNAIL, table
+from realqa_utils.datasets.annotation import Annotations, choices
+from realqa_utils.datasets.annotation_table import THUMBNAIL, table
+from realqa_utils.forms import taxonomy
+from realqa_utils.records import results
 
 pytestmark = pytest.mark.filterwarnings("error")
 IDS = [f"photo {i}" for i in range(5)]

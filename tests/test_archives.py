@@ -9,7 +9,7 @@ import pytest
 
 from realqa_utils.datasets import archives
 from realqa_utils.datasets.table import assert_disjoint, make_table
-from realqa_utils.scores import SCALES
+from realqa_utils.forms.scores import SCALES
 
 
 def rated(folder: Path, ids=("a", "b", "c"), **columns):

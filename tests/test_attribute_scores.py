@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from realqa_utils import attribute_scores, taxonomy
-from realqa_utils.attribute_scores import AVERAGE
+from realqa_utils.experiments import attribute_scores
+from realqa_utils.experiments.attribute_scores import AVERAGE
+from realqa_utils.forms import taxonomy
 
 N, RESAMPLES = 24, 40
 FACTS = {"dataset": "set", "model": "ours", "seeds": (0, 1)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from public_sets import AVA, write_ava
 
 from realqa_utils.datasets import ava, qalign
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
 
 
 @pytest.fixture

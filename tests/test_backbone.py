@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import Qwen2VLForConditionalGeneration
 
-from realqa_utils import backbone as backbones
-from realqa_utils import vision
-from realqa_utils.backbone import Backbone, as_images, load, new_mini
-from realqa_utils.encoding import encode_prompt
+from realqa_utils.model import backbone as backbones
+from realqa_utils.model import vision
+from realqa_utils.model.backbone import Backbone, as_images, load, new_mini
+from realqa_utils.model.encoding import encode_prompt
 
 torch.set_num_threads(1)
 QUESTION = "Rate this image."

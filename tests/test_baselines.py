@@ -11,7 +11,7 @@ from scipy.io import loadmat
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gennorm, spearmanr
 
-from realqa_utils import baselines
+from realqa_utils.experiments import baselines
 
 SCENE_STATISTICS = slice(0, 36)
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from realqa_utils import batches, training
-from realqa_utils.batches import Collator, Photographs
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
-from realqa_utils.photos import open_photo
-from realqa_utils.recipes import Recipe
-from realqa_utils.scores import Scale
-from realqa_utils.views import PRESETS, View
+from realqa_utils.forms.scores import Scale
+from realqa_utils.images.photos import open_photo
+from realqa_utils.images.views import PRESETS, View
+from realqa_utils.training import batches, fine_tuning
+from realqa_utils.training.batches import Collator, Photographs
+from realqa_utils.training.recipes import Recipe
 
 SIZES = [(60, 40), (700, 90), (40, 60), (120, 500), (1100, 900), (64, 64)]
 RECIPE = Recipe(steps=2, batch_size=2)
@@ -80,8 +80,8 @@ def test_photographs_of_like_length_share_a_step(table, tiny_backbone, tmp_path)
     many = make_table("odd", Scale(0, 10), rows, source="here")
     recipe = replace(RECIPE, by_length=True, vision="lora")
     collator = Collator(backbone, many, recipe, view)
-    trainer = training.AnswerTrainer(
-        model=backbone.model, args=training.arguments(recipe, tmp_path, 0, False),
+    trainer = fine_tuning.AnswerTrainer(
+        model=backbone.model, args=fine_tuning.arguments(recipe, tmp_path, 0, False),
         train_dataset=range(48), data_collator=collator, recipe=recipe,
         digit_ids=backbone.digit_ids,
     )  # fmt: skip

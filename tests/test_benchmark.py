@@ -7,10 +7,12 @@ import copy
 import pytest
 import torch
 
-from realqa_utils import batches, benchmark, training, vision
+from realqa_utils.benchmarks import benchmark
 from realqa_utils.datasets import mini
-from realqa_utils.recipes import Recipe
-from realqa_utils.views import View
+from realqa_utils.images.views import View
+from realqa_utils.model import vision
+from realqa_utils.training import batches, fine_tuning
+from realqa_utils.training.recipes import Recipe
 
 
 def test_both_ways_have_the_same_loss(tiny_backbone, tmp_path):
@@ -21,9 +23,9 @@ def test_both_ways_have_the_same_loss(tiny_backbone, tmp_path):
     plain_batch = benchmark.PlainCollator(backbone, table, recipe)([0, 3, 5])
     with torch.no_grad():
         plain = backbone.model(**plain_batch).loss
-    trainer = training.AnswerTrainer(
+    trainer = fine_tuning.AnswerTrainer(
         model=tiny_backbone.model,
-        args=training.arguments(recipe, tmp_path, 0, False),
+        args=fine_tuning.arguments(recipe, tmp_path, 0, False),
         recipe=recipe,
         digit_ids=tiny_backbone.digit_ids,
     )

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from realqa_utils import calibration
-from realqa_utils.calibration import (
+from realqa_utils.scoring import calibration
+from realqa_utils.scoring.calibration import (
     Calibration,
     conformal_quantile,
     coverage,

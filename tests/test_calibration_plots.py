@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from realqa_utils import calibration, plots, results
-from realqa_utils.calibration_plots import binned, reliability
+from realqa_utils.plotting import plots
+from realqa_utils.plotting.calibration_plots import binned, reliability
+from realqa_utils.records import results
+from realqa_utils.scoring import calibration
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realqa_utils import captions, taxonomy
-from realqa_utils.captions import (
+from realqa_utils.datasets import scenes, subjects
+from realqa_utils.forms import captions, taxonomy
+from realqa_utils.forms.captions import (
     PHRASES,
     TOPICS,
     caption,
@@ -23,8 +24,7 @@ from realqa_utils.captions import (
     read_caption,
     word_text,
 )
-from realqa_utils.conversations import ALL_SETS
-from realqa_utils.datasets import scenes, subjects
+from realqa_utils.forms.conversations import ALL_SETS
 
 SUBJECTS = [name for painters in subjects.PAINTERS.values() for name in painters]
 BACKGROUNDS = [name for names in scenes.BACKGROUNDS.values() for name in names]

@@ -9,10 +9,14 @@ import pandas as pd
 import pytest
 from made_up import readings
 
-from realqa_utils import chain_of_thought as cot
-from realqa_utils import comparison_plots, labels, results, scorers, statistics, tracking
-from realqa_utils.chain_of_thought import DIRECT, FORMS, REASONED
+from realqa_utils.experiments import chain_of_thought as cot
+from realqa_utils.experiments import scorers, tracking
+from realqa_utils.experiments.chain_of_thought import DIRECT, FORMS, REASONED
+from realqa_utils.measures import statistics
+from realqa_utils.plotting import comparison_plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import results
+from realqa_utils.training import labels
 
 PROFILE = replace(get_profile("mini"), seeds=(0, 1, 2), resamples=200)
 SMOKE = get_profile("smoke")
@@ -41,7 +45,7 @@ def test_self_labels_take_the_place_of_true_ones(splits):
 
 
 def test_what_is_trained_on_chains_is_another_training(splits):
-    from realqa_utils import trials
+    from realqa_utils.experiments import trials
 
     (direct,) = scorers.all_trials(SMOKE, splits)
     (reasoned,) = cot.reasoners(SMOKE, splits)

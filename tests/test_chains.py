@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realqa_utils import backbone, chains, scores, taxonomy
-from realqa_utils.answers import Parsed
-from realqa_utils.chains import CHAINS, NATURAL, REGULAR, STAGE_2, ChainForm, Part
-from realqa_utils.conversations import DIRECT, FORMS, MIX, Slot, vocabulary_texts
 from realqa_utils.datasets import mini
-from realqa_utils.encoding import digit_tokens
-from realqa_utils.form_steps import END, endings, full_stops, legal_labels, plan
-from realqa_utils.score_places import ScorePlaces
+from realqa_utils.forms import chains, scores, taxonomy
+from realqa_utils.forms.answers import Parsed
+from realqa_utils.forms.chains import CHAINS, NATURAL, REGULAR, STAGE_2, ChainForm, Part
+from realqa_utils.forms.conversations import DIRECT, FORMS, MIX, Slot, vocabulary_texts
+from realqa_utils.model import backbone
+from realqa_utils.model.encoding import digit_tokens
+from realqa_utils.ncm.score_places import ScorePlaces
+from realqa_utils.scoring.form_steps import END, endings, full_stops, legal_labels, plan
 
 FORM = st.sampled_from(list(CHAINS.values()))
 TENS = st.floats(0, 10, allow_nan=False)

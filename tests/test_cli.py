@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from realqa_utils import cli, notebooks, report
+from realqa_utils import cli
+from realqa_utils.reproduction import notebooks, report
 
 
 @pytest.fixture
@@ -26,11 +27,11 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(notebooks, "reproduce", reproduce)
     monkeypatch.setattr(notebooks, "refresh", lambda *given: seen.append(given) or 0)
-    pretraining = types.ModuleType("realqa_utils.pretraining")
+    pretraining = types.ModuleType("realqa_utils.training.pretraining")
     pretraining.main = lambda given: seen.append(given)
     monkeypatch.setattr(report, "build", lambda profile: seen.append(f"report of {profile}"))
-    monkeypatch.setitem(sys.modules, "realqa_utils.pretraining", pretraining)
-    monkeypatch.setattr("realqa_utils.pretraining", pretraining, raising=False)
+    monkeypatch.setitem(sys.modules, "realqa_utils.training.pretraining", pretraining)
+    monkeypatch.setattr("realqa_utils.training.pretraining", pretraining, raising=False)
     return seen
 
 
@@ -64,7 +65,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
     (tmp_path / "notebooks" / "01_ok.ipynb").write_text(
         '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
     )
-    monkeypatch.setattr("realqa_utils.results.home", lambda: tmp_path)
+    monkeypatch.setattr("realqa_utils.records.results.home", lambda: tmp_path)
     assert cli.main(arguments.split()) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -12,24 +12,18 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from realqa_utils import (
-    clip_plots,
-    clip_scores,
-    evaluation,
-    results,
-    scoring,
-    timelines,
-    trials,
-    video,
-    zero_shot,
-)
-from realqa_utils.clip_scores import FRAMES, pooled, positions
 from realqa_utils.datasets import clips as generated
 from realqa_utils.datasets import konvid
 from realqa_utils.datasets.table import make_table
+from realqa_utils.experiments import clip_scores, timelines, trials, zero_shot
+from realqa_utils.experiments.clip_scores import FRAMES, pooled, positions
+from realqa_utils.forms.scores import Scale
+from realqa_utils.images.views import View
+from realqa_utils.measures import evaluation
+from realqa_utils.plotting import clip_plots
 from realqa_utils.profiles import get_profile
-from realqa_utils.scores import Scale
-from realqa_utils.views import View
+from realqa_utils.records import results
+from realqa_utils.scoring import digit_tree, video
 
 SMOKE = get_profile("smoke", train_images=12, test_images=6, seeds=(0, 1), resamples=50)
 CLIPS = 40
@@ -157,7 +151,7 @@ def test_frames_are_read_as_photographs_are(filmed, tiny_backbone):
     (found,) = clip_scores.score([tiny_backbone], filmed, View())
     first = found[found["id"] == "mini-konvid/1/000000"]
     images = video.frames(filmed.frame["path"][0], FRAMES)
-    wanted = [reading.expected for reading in scoring.read(tiny_backbone, images)]
+    wanted = [reading.expected for reading in digit_tree.read(tiny_backbone, images)]
     np.testing.assert_allclose(first["expected"], wanted, atol=1e-5)
     np.testing.assert_allclose(first["time"], np.arange(8) + 0.5, atol=2e-3)
     assert first["target"].iloc[0] == pytest.approx(filmed.targets[0])
@@ -170,7 +164,7 @@ def test_several_windows_of_a_frame_are_averaged(tiny_backbone):
     view = View(size=112, short=120, grid=2)
     windows = [view.windows(image) for image in images]
     found = trials.read_windows(tiny_backbone, windows, 3)
-    alone = [reading.expected for reading in scoring.read(tiny_backbone, windows[0])]
+    alone = [reading.expected for reading in digit_tree.read(tiny_backbone, windows[0])]
     assert found["answers"].tolist() == [4, 4]
     np.testing.assert_allclose(found["expected"], np.mean(alone), atol=1e-5)
 
@@ -206,7 +200,7 @@ def test_readings_are_kept_by_model_clips_and_code(root, filmed, monkeypatch):
     assert [models for models, *_ in read[2:]] == [[2], [2]]
     clip_scores.readings(profile, filmed.subset(ids[1:]))  # other clips together
     assert len(read) == 5
-    monkeypatch.setattr(clip_scores, "CODE", ("clip_scores", "video", "views"))
+    monkeypatch.setattr(clip_scores, "CODE", (*clip_scores.CODE, "images.views"))
     clip_scores.readings(profile, filmed)
     assert len(read) == 7
 
@@ -362,7 +356,7 @@ def test_a_timeline_has_every_moment_and_what_was_hidden(filmed, tiny_backbone):
     assert len(line.scores) == len(line.truth) == generated.COUNT
     assert line.target == pytest.approx(filmed.targets[0]) and len(line.stills) == 8
     images = video.frames(filmed.frame["path"][0], generated.COUNT)
-    wanted = [r.expected for r in scoring.read(tiny_backbone, images)]
+    wanted = [r.expected for r in digit_tree.read(tiny_backbone, images)]
     np.testing.assert_allclose(line.scores["expected"], wanted, atol=1e-5)
     figure = clip_plots.score_over_time([line, line])
     assert [axis.get_title() for axis in figure.axes[::2]] == [line.title] * 2

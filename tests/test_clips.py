@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from realqa_utils import video
 from realqa_utils.datasets import clips, mini
 from realqa_utils.datasets.clips import COUNT, DOMAIN, EVENTS, MARGIN, clip_at, overall, quality
+from realqa_utils.scoring import video
 
 MANY = [clip_at(0, index) for index in range(300)]
 

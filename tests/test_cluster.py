@@ -16,7 +16,8 @@ import pytest
 import yaml
 from small_notebooks import write
 
-from realqa_utils import notebooks, provenance
+from realqa_utils.records import provenance
+from realqa_utils.reproduction import notebooks
 
 PROFILE = provenance.home() / "notebooks" / "profiles" / "slurm" / "config.yaml"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo")

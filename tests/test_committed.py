@@ -13,7 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from small_notebooks import write
 
-from realqa_utils import committed, results
+from realqa_utils.records import results
+from realqa_utils.reproduction import committed
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from realqa_utils import committed, notebooks, parameters
+from realqa_utils.reproduction import committed, notebooks, parameters
 
 PATHS = notebooks.find()
 IDS = [path.stem for path in PATHS]

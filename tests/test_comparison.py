@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realqa_utils import comparison, paper, results
-from realqa_utils.comparison import Setting, compare
+from realqa_utils.claims import comparison, paper
+from realqa_utils.claims.comparison import Setting, compare
+from realqa_utils.measures.statistics import Interval
 from realqa_utils.profiles import PROFILES
-from realqa_utils.statistics import Interval
+from realqa_utils.records import results
 
 PAPER = Setting("paper", "Qwen2-VL-7B", "RealQA test (1003)")
 OURS = Interval(0.60, 0.57, 0.63, n=1003)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realqa_utils import composite, resampling, statistics, taxonomy
 from realqa_utils.datasets import mini
+from realqa_utils.forms import taxonomy
+from realqa_utils.measures import composite, resampling, statistics
 
 pytestmark = pytest.mark.filterwarnings("error")
 NINE = len(taxonomy.SCORED)

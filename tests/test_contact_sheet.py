@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from realqa_utils import contact_sheet
-from realqa_utils.conversations import MIX
-from realqa_utils.taxonomy import SCORED
+from realqa_utils.forms.conversations import MIX
+from realqa_utils.forms.taxonomy import SCORED
+from realqa_utils.scoring import contact_sheet
 
 EVIL = "album/<img src=x onerror=alert(1)>.jpg"
 CLOSING = "album/a <!--</script><script>alert(2)/b.jpg"

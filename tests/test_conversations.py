@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realqa_utils import answers, scores, taxonomy
-from realqa_utils.conversations import (
+from realqa_utils.datasets import mini
+from realqa_utils.forms import answers, scores, taxonomy
+from realqa_utils.forms.conversations import (
     ALL_SETS,
     ATTRIBUTE_FORMS,
     DIRECT,
@@ -25,8 +26,7 @@ from realqa_utils.conversations import (
     Slot,
     vocabulary_texts,
 )
-from realqa_utils.datasets import mini
-from realqa_utils.taxonomy import Attribute
+from realqa_utils.forms.taxonomy import Attribute
 
 TENS = st.floats(0, 10, allow_nan=False)
 FORM = st.sampled_from(list(FORMS.values()))

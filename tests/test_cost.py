@@ -8,9 +8,10 @@ import time
 import pandas as pd
 import pytest
 
-from realqa_utils import cost, cost_plots, cost_table
-from realqa_utils.cost import BATCHED, DIGITS, ONE, PREFILL, TREE
 from realqa_utils.datasets import mini
+from realqa_utils.experiments import cost, cost_table
+from realqa_utils.experiments.cost import BATCHED, DIGITS, ONE, PREFILL, TREE
+from realqa_utils.plotting import cost_plots
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_larger_models_are_read_like_the_small_one(tiny_backbone, images, size):
 
 
 def test_plain_leaves_the_given_model_alone(tiny_backbone, images):
-    from realqa_utils.vision import BatchedVisionAttention
+    from realqa_utils.model.vision import BatchedVisionAttention
 
     cost.plain(tiny_backbone)
     kinds = {type(module) for module in tiny_backbone.model.modules()}

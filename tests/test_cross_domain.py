@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from made_up import readings
 
-from realqa_utils import comparison_plots, cross_domain, results, scorers, statistics
-from realqa_utils.chain_of_thought import DIRECT, REASONED
+from realqa_utils.experiments import cross_domain, scorers
+from realqa_utils.experiments.chain_of_thought import DIRECT, REASONED
+from realqa_utils.measures import statistics
+from realqa_utils.plotting import comparison_plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import results
 
 PROFILE = replace(get_profile("mini"), seeds=(0, 1, 2), resamples=200)
 SMOKE = get_profile("smoke", workers=1)

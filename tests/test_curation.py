@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from realqa_utils import curation
-from realqa_utils.curation import COLUMNS, REASONS, curate, report, seam_strength
 from realqa_utils.datasets import mini
-from realqa_utils.defects import accuracy, with_defects
-from realqa_utils.results import write_table
+from realqa_utils.experiments.defects import accuracy, with_defects
+from realqa_utils.images import curation
+from realqa_utils.images.curation import COLUMNS, REASONS, curate, report, seam_strength
+from realqa_utils.records.results import write_table
 
 CHECKS = list(REASONS)
 

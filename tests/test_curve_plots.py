@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from realqa_utils import curves, foresight, plots, results
-from realqa_utils.curve_plots import plot_foresight, plot_ncm_curves, plot_sweep
+from realqa_utils.experiments import foresight
+from realqa_utils.ncm import curves
+from realqa_utils.plotting import plots
+from realqa_utils.plotting.curve_plots import plot_foresight, plot_ncm_curves, plot_sweep
+from realqa_utils.records import results
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,9 @@ from pandas.testing import assert_frame_equal
 from scipy import stats
 from transformers import TrainerState
 
-from realqa_utils import curves, results
-from realqa_utils.curves import band, read
+from realqa_utils.ncm import curves
+from realqa_utils.ncm.curves import band, read
+from realqa_utils.records import results
 
 HISTORY = [
     {"loss": 2.5, "grad_norm": 1.25, "epoch": 0.5, "step": 10},

@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from realqa_utils import cli, curve_plots, curves, curves_command
+from realqa_utils import cli
+from realqa_utils.commands import curves as curves_command
+from realqa_utils.ncm import curves
+from realqa_utils.plotting import curve_plots
 
 
 def history(path: Path, shift: float = 0.0, **more: float) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from public_sets import write_all
 
-from realqa_utils import data_command
+from realqa_utils.commands import data as data_command
 from realqa_utils.datasets import koniq, qalign, registry, spaq
 
 

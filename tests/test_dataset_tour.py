@@ -5,8 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from realqa_utils import annotation, composite, dataset_tour, plots, results, taxonomy
+from realqa_utils.datasets import annotation
+from realqa_utils.experiments import dataset_tour
+from realqa_utils.forms import taxonomy
+from realqa_utils.measures import composite
+from realqa_utils.plotting import plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import results
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,15 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import adapters, decoder, lean, products
-from realqa_utils.backbone import Backbone
-from realqa_utils.conversations import DIRECT, MIX
-from realqa_utils.decoder import Plain
-from realqa_utils.encoding import encode_prompt
-from realqa_utils.form_filling import fill
-from realqa_utils.lean import Lean
-from realqa_utils.products import Product
-from realqa_utils.scoring import read_batch
+from realqa_utils.forms.conversations import DIRECT, MIX
+from realqa_utils.model import adapters, decoder, lean, products
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.decoder import Plain
+from realqa_utils.model.encoding import encode_prompt
+from realqa_utils.model.lean import Lean
+from realqa_utils.model.products import Product
+from realqa_utils.scoring.digit_tree import read_batch
+from realqa_utils.scoring.form_filling import fill
 
 torch.set_num_threads(1)
 QUESTIONS = ["Rate it.", "What is in this photograph?", "Rate it."]

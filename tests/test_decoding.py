@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from realqa_utils.decoding import TOP_K, Drawn, chances, draws, fall, generate
+from realqa_utils.scoring.decoding import TOP_K, Drawn, chances, draws, fall, generate
 
 torch.set_num_threads(1)
 QUESTION = "How good is it?"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from realqa_utils import dependencies, notebooks
-from realqa_utils.parameters import cells
+from realqa_utils.reproduction import dependencies, notebooks
+from realqa_utils.reproduction.parameters import cells
 
 PATHS = notebooks.find()
 SOURCES = {
@@ -83,5 +83,6 @@ def test_modules_of_the_notebooks_are_those_that_python_finds(path, tmp_path):
     wanted = {Path(m.__file__) for m in finder.modules.values() if m.__file__} - {script}
     assert {file for file in found if file.suffix == ".py"} == wanted
     names = {file.relative_to(dependencies.PACKAGE).as_posix() for file in found}
-    assert ("mini_backbone/model.safetensors" in names) == ("backbone.py" in names)
-    assert "results.py" in names and "cli.py" not in names
+    weights = "model/mini_backbone/model.safetensors"
+    assert (weights in names) == ("model/backbone.py" in names)
+    assert "records/results.py" in names and "cli.py" not in names

@@ -10,8 +10,11 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from realqa_utils import digit_count, hashes, plots, results, scores
+from realqa_utils.experiments import digit_count
+from realqa_utils.forms import scores
+from realqa_utils.plotting import plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import hashes, results
 
 SMOKE = get_profile("smoke", train_images=12, test_images=10, seeds=(0, 1))
 

@@ -13,13 +13,15 @@ import pytest
 import torch
 import yaml
 
-from realqa_utils import cli, doctor, hub_files, machine, plan_command, plan_tables
-from realqa_utils.data_command import State
+from realqa_utils import cli
+from realqa_utils.commands.data import State
 from realqa_utils.datasets import made_up, registry
 from realqa_utils.datasets.table import make_table
-from realqa_utils.doctor import OK, PROBLEM, WARNING
-from realqa_utils.plan import GIB
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
+from realqa_utils.model import hub_files
+from realqa_utils.planning import doctor, machine, plan_command, plan_tables
+from realqa_utils.planning.doctor import OK, PROBLEM, WARNING
+from realqa_utils.planning.plan import GIB
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "Qwen/Qwen2-VL-7B-Instruct"

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from small_notebooks import go_through
 
-from realqa_utils import cli, notebooks, results
+from realqa_utils import cli
 from realqa_utils.datasets import made_up, realqa, registry
 from realqa_utils.datasets.table import official_split
-from realqa_utils.photos import open_photo
+from realqa_utils.images.photos import open_photo
 from realqa_utils.profiles import PROFILES, get_profile
+from realqa_utils.records import results
+from realqa_utils.reproduction import notebooks
 
 PATHS = notebooks.find()
 WEIGHTS = {"paper": "bfloat16", "gpu24": "nf4"}
@@ -105,7 +107,7 @@ def test_made_up_labels_are_those_of_the_drawing(data, scratch_root):
 
 
 def test_a_missing_copy_of_realqa_says_how_to_get_one(tmp_path, monkeypatch):
-    from realqa_utils import granularity
+    from realqa_utils.experiments import granularity
 
     monkeypatch.setenv("REALQA_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="hf download MingxingLi/RealQA"):

@@ -19,22 +19,14 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from elsewhere import DEVICE, Elsewhere, Present, moved
 from on_devices import ASKED, RECIPES, WAYS, loud, step
 
-from realqa_utils import (
-    adaptation,
-    cost,
-    decoder,
-    language,
-    lean,
-    losses,
-    number_text,
-    pretraining,
-    regression_head,
-    sorting,
-)
-from realqa_utils.backbone import Backbone
 from realqa_utils.datasets import mini
-from realqa_utils.encoding import encode
-from realqa_utils.views import View
+from realqa_utils.experiments import cost
+from realqa_utils.images.views import View
+from realqa_utils.model import decoder, language, lean
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.encoding import encode
+from realqa_utils.number_sorting import number_text, sorting
+from realqa_utils.training import adaptation, losses, pretraining, regression_head
 
 torch.set_num_threads(1)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

@@ -7,9 +7,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from realqa_utils import scores
-from realqa_utils.conversations import DIRECT, Form
-from realqa_utils.encoding import IGNORED, digit_tokens, encode, encode_prompt
+from realqa_utils.forms import scores
+from realqa_utils.forms.conversations import DIRECT, Form
+from realqa_utils.model.encoding import IGNORED, digit_tokens, encode, encode_prompt
 
 GRIDS = [(1, 8, 8), None, (1, 4, 12), (1, 10, 6)]  # patches; 16, 0, 12 and 15 image tokens
 ANSWERS = ["The score of this image is 3.99.", "4", "", "1. Reason: it is dark,\nand so <0.50>."]

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realqa_utils import completions, endpoints, redaction
-from realqa_utils.endpoints import Answer, Endpoint, ask
+from realqa_utils.scoring import completions, endpoints, redaction
+from realqa_utils.scoring.endpoints import Answer, Endpoint, ask
 
 KEY = "sk-Test/0123+Secret=="
 CERTIFICATES = httpx.create_ssl_context()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from realqa_utils import energy, provenance
+from realqa_utils.records import energy, provenance
 
 FULL = 262_143_328_850
 

@@ -16,15 +16,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import stats
 
-from realqa_utils import adapters, cli, evaluate_command, form_filling, released, results, scoring
-from realqa_utils.backbone import Backbone
-from realqa_utils.backbone import load as load_backbone
-from realqa_utils.chains import CHAINS
+from realqa_utils import cli
+from realqa_utils.commands import evaluate as evaluate_command
 from realqa_utils.datasets import registry
-from realqa_utils.photos import open_photo
-from realqa_utils.scores import SCALES
-from realqa_utils.scoring import Reading
-from realqa_utils.views import PRESETS
+from realqa_utils.forms.chains import CHAINS
+from realqa_utils.forms.scores import SCALES
+from realqa_utils.images.photos import open_photo
+from realqa_utils.images.views import PRESETS
+from realqa_utils.model import adapters, released
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.backbone import load as load_backbone
+from realqa_utils.records import results
+from realqa_utils.scoring import digit_tree, form_filling
+from realqa_utils.scoring.digit_tree import Reading
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -84,7 +88,7 @@ def asked(tiny_backbone, monkeypatch) -> list[int]:
         batches.append(len(images))
         return [reading(float(np.asarray(image).mean()) / 26, digits) for image in images]
 
-    monkeypatch.setattr(scoring, "read", read)
+    monkeypatch.setattr(digit_tree, "read", read)
     known = {"model_hash": "weights", "adapter_hash": None}
     monkeypatch.setattr(evaluate_command, "load", lambda options: (tiny_backbone, dict(known)))
     return batches
@@ -238,7 +242,7 @@ def test_a_real_model_reads_the_preset_s_pixels_with_its_adapter(run, data, mode
     expected.look_at(*PRESETS["repo"].pixels)
     small = [image.resize((512, 192), 0) if image.width == 800 else image for image in photographs]
     assert small != photographs
-    said = scoring.as_frame(scoring.read(expected, small, 2))
+    said = digit_tree.as_frame(digit_tree.read(expected, small, 2))
     frame = pd.read_csv(data.parent / "out" / "scores.csv", dtype={"id": str})
     for column in ("expected", "sd"):
         assert frame[column].tolist() == pytest.approx(said[column].tolist(), rel=1e-4)
@@ -265,7 +269,7 @@ def test_a_chain_is_filled_in(run, data, model):
 def test_other_precisions_are_near(run, data, model, weights):
     more, photographs = of_koniq(data, "--model", model, "--weights", weights)
     assert run(*more) == 0
-    exact = [one.expected for one in scoring.read(load_backbone(model), photographs)]
+    exact = [one.expected for one in digit_tree.read(load_backbone(model), photographs)]
     frame = pd.read_csv(data.parent / "out" / "scores.csv")
     assert frame["expected"].tolist() != pytest.approx(exact, rel=1e-6)
     assert frame["expected"].tolist() == pytest.approx(exact, abs=0.5)
@@ -276,7 +280,7 @@ def test_other_precisions_are_near(run, data, model, weights):
 
 
 def test_a_run_that_was_cut_off_asks_only_for_what_is_missing(run, asked, tmp_path, monkeypatch):
-    whole = scoring.read
+    whole = digit_tree.read
 
     def cut(*given):
         if len(asked) == 2:
@@ -286,11 +290,11 @@ def test_a_run_that_was_cut_off_asks_only_for_what_is_missing(run, asked, tmp_pa
     run(out="straight")
     straight = sum(asked)
     asked.clear()
-    monkeypatch.setattr(scoring, "read", cut)
+    monkeypatch.setattr(digit_tree, "read", cut)
     with pytest.raises(MemoryError):
         run()
     assert asked == [8, 8] and not (tmp_path / "out" / "scores.csv").exists()
-    monkeypatch.setattr(scoring, "read", whole)
+    monkeypatch.setattr(digit_tree, "read", whole)
     assert run("--batch-size", "5") == 0
     assert asked == [8, 8, 5, 5, 5, 5, 4] and sum(asked) == straight == COUNT
     for name in ("scores.csv", "results.csv"):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from realqa_utils import evaluation
+from realqa_utils.measures import evaluation
 
 
 def readings(seed: int, noise: float, names: list[str] | None = None) -> pd.DataFrame:

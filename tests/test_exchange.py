@@ -13,12 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from realqa_utils import taxonomy
-from realqa_utils.chains import STAGE_2
-from realqa_utils.conversations import ALL_SETS, ATTRIBUTE_FORMS, DIRECT, MIX
 from realqa_utils.datasets import mini
-from realqa_utils.datasets.table import Table
-from realqa_utils.exchange import (
+from realqa_utils.datasets.exchange import (
     IMAGE,
     Conversation,
     dataset_info,
@@ -26,7 +22,11 @@ from realqa_utils.exchange import (
     read_conversations,
     write_conversations,
 )
-from realqa_utils.scores import Scale
+from realqa_utils.datasets.table import Table
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.chains import STAGE_2
+from realqa_utils.forms.conversations import ALL_SETS, ATTRIBUTE_FORMS, DIRECT, MIX
+from realqa_utils.forms.scores import Scale
 
 SHARP = Conversation("<image>Is it sharp?", "Yes: très.", ("/photos/a.jpg",))
 TWO = Conversation(

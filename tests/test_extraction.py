@@ -9,26 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from realqa_utils import (
-    attribute_scores,
-    captions,
-    endpoints,
-    extraction,
-    granularity,
-    hashes,
-    labelling,
-    paper,
-    plots,
-    results,
-    taxonomy,
-    trials,
-)
-from realqa_utils.attribute_scores import AVERAGE
-from realqa_utils.conversations import MIX
+from realqa_utils.claims import paper
 from realqa_utils.datasets import mini
-from realqa_utils.endpoints import Answer
-from realqa_utils.extraction import DESCRIBED, MAJORITY, OURS, UNTAUGHT
+from realqa_utils.experiments import attribute_scores, extraction, granularity, trials
+from realqa_utils.experiments.attribute_scores import AVERAGE
+from realqa_utils.experiments.extraction import DESCRIBED, MAJORITY, OURS, UNTAUGHT
+from realqa_utils.forms import captions, taxonomy
+from realqa_utils.forms.conversations import MIX
+from realqa_utils.plotting import plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import hashes, results
+from realqa_utils.scoring import endpoints, labelling
+from realqa_utils.scoring.endpoints import Answer
 
 SMOKE = get_profile("smoke", train_images=12, test_images=10, seeds=(0, 1), resamples=20)
 

@@ -22,22 +22,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from realqa_utils import (
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.conversations import MIX
+from realqa_utils.images.photos import open_photo
+from realqa_utils.images.views import View
+from realqa_utils.measures import composite
+from realqa_utils.records import parts, sharing
+from realqa_utils.scoring import (
     calibration,
-    composite,
     contact_sheet,
+    digit_tree,
     folder_rows,
     folders,
     form_filling,
-    parts,
-    scoring,
-    sharing,
-    taxonomy,
 )
-from realqa_utils.conversations import MIX
-from realqa_utils.photos import open_photo
-from realqa_utils.scoring import Reading
-from realqa_utils.views import View
+from realqa_utils.scoring.digit_tree import Reading
 
 torch.set_num_threads(1)
 SCRIPT = Path(__file__).with_name("two_processes_folders.py")
@@ -155,7 +154,7 @@ def test_the_table_holds_what_the_model_says_of_each_photograph(tiny_backbone, w
     assert list(frame["path"]) == [one.path for one in folders.select(world)]
     good = frame[frame["problem"] == ""]
     images = [open_photo(path) for path in good["path"]]
-    said = scoring.as_frame(scoring.read(tiny_backbone, images, 2))
+    said = digit_tree.as_frame(digit_tree.read(tiny_backbone, images, 2))
     for name in ("expected", "sd", "off_format"):
         np.testing.assert_allclose(good[name], said[name], atol=1e-5)
     np.testing.assert_array_equal(good["score"], good["expected"])
@@ -226,7 +225,7 @@ def test_windows_are_averaged(tiny_backbone, world, tmp_path):
     frame = table(tmp_path).query("problem == ''")
     windows = [view.windows(open_photo(path)) for path in frame["path"]]
     assert {len(part) for part in windows} == {4}
-    said = scoring.as_frame(scoring.read(looking, [w for part in windows for w in part], 2))
+    said = digit_tree.as_frame(digit_tree.read(looking, [w for part in windows for w in part], 2))
     for name in ("expected", "sd", "off_format"):
         means = said[name].to_numpy().reshape(-1, 4).mean(1)
         np.testing.assert_allclose(frame[name], means, atol=1e-5)

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from realqa_utils import foresight, hashes, monitoring, results
-from realqa_utils.foresight import PREDICTORS
-from realqa_utils.monitoring import CONDITIONS, PLAIN, RANDOM
+from realqa_utils.experiments import foresight, monitoring
+from realqa_utils.experiments.foresight import PREDICTORS
+from realqa_utils.experiments.monitoring import CONDITIONS, PLAIN, RANDOM
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import hashes, results
 
 SMOKE = get_profile("smoke", train_images=12, test_images=6, seeds=(0, 1, 2), resamples=50)
 

@@ -16,18 +16,19 @@ from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import backbone as backbones
-from realqa_utils import taxonomy, vision
-from realqa_utils.backbone import Backbone, mini_config
-from realqa_utils.conversations import ATTRIBUTE_FORMS, MIX, AttributeForm
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
-from realqa_utils.form_filling import fill
-from realqa_utils.form_steps import END, grow, legal_labels, plan
-from realqa_utils.recipes import Recipe
-from realqa_utils.scores import Scale
-from realqa_utils.training import train
-from realqa_utils.views import View
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.conversations import ATTRIBUTE_FORMS, MIX, AttributeForm
+from realqa_utils.forms.scores import Scale
+from realqa_utils.images.views import View
+from realqa_utils.model import backbone as backbones
+from realqa_utils.model import vision
+from realqa_utils.model.backbone import Backbone, mini_config
+from realqa_utils.scoring.form_filling import fill
+from realqa_utils.scoring.form_steps import END, grow, legal_labels, plan
+from realqa_utils.training.fine_tuning import train
+from realqa_utils.training.recipes import Recipe
 
 torch.set_num_threads(1)
 #: No reasons and no texts.

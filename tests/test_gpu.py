@@ -11,9 +11,9 @@ import pytest
 import torch
 from on_devices import RECIPES, WAYS
 
-from realqa_utils import quantised
-from realqa_utils.backbone import Backbone
 from realqa_utils.datasets import mini
+from realqa_utils.model import quantised
+from realqa_utils.model.backbone import Backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 CLOSE = {"atol": 1e-4, "rtol": 1e-3}  # sums are taken in another order

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from realqa_utils import gpu_benchmark, plan, provenance
+from realqa_utils.benchmarks import gpu_benchmark
+from realqa_utils.planning import plan
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import provenance
 
 torch.set_num_threads(1)
 PIXELS = (9 * 28**2, 16 * 28**2)

@@ -10,19 +10,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from realqa_utils import (
-    attribute_scores,
-    granularity,
-    hashes,
-    labelling,
-    paper,
-    plots,
-    results,
-    trials,
-)
-from realqa_utils import taxonomy as tx
-from realqa_utils.granularity import ASKED, TITLES
+from realqa_utils.claims import paper
+from realqa_utils.experiments import attribute_scores, granularity, trials
+from realqa_utils.experiments.granularity import ASKED, TITLES
+from realqa_utils.forms import taxonomy as tx
+from realqa_utils.plotting import plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import hashes, results
+from realqa_utils.scoring import labelling
 
 SMOKE = get_profile("smoke", train_images=12, test_images=10, seeds=(4, 7), resamples=20)
 WRONG = {"attributes": 0.9, "levels": 0.5, "mix": 0.4, "mix_low_first": 0.6, "all": 0.1}

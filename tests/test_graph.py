@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from small_notebooks import write
 
-from realqa_utils import graph, results
-from realqa_utils.results import CLAIM_COLUMNS
+from realqa_utils.records import results
+from realqa_utils.records.results import CLAIM_COLUMNS
+from realqa_utils.reproduction import graph
 
 GIVEN = {"profile": "smoke"}
 

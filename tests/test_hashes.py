@@ -6,7 +6,8 @@ from copy import deepcopy
 
 import torch
 
-from realqa_utils import backbone, hashes
+from realqa_utils.model import backbone
+from realqa_utils.records import hashes
 
 
 def test_facts_do_not_depend_on_their_order():
@@ -15,8 +16,9 @@ def test_facts_do_not_depend_on_their_order():
 
 
 def test_code_has_a_part_for_every_module():
-    both = hashes.of_code(("scores", "views"))
-    assert both == hashes.of_code(("scores",)) + hashes.of_code(("views",))
+    both = hashes.of_code(("forms.scores", "profiles"))
+    assert both == hashes.of_code(("forms.scores",)) + hashes.of_code(("profiles",))
+    assert len(both) == 16
 
 
 def test_weights_are_told_apart_by_value_name_and_shape():

@@ -11,7 +11,7 @@ from public_sets import KONIQ, KONIQ_MEANS, write_koniq
 
 from realqa_utils.datasets import koniq
 from realqa_utils.datasets.table import official_split
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
 
 SETS, SCORES = "koniq10k_distributions_sets.csv", "koniq10k_scores.csv"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from public_sets import KONVID, text, write_konvid
 
-from realqa_utils import video
 from realqa_utils.datasets import konvid
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
+from realqa_utils.scoring import video
 
 FILE = "KoNViD_1k_attributes.csv"
 

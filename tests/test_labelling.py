@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from realqa_utils import labelling, taxonomy
-from realqa_utils.conversations import ATTRIBUTE_FORMS, GRANULARITIES, MIX, Parsed
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.conversations import ATTRIBUTE_FORMS, GRANULARITIES, MIX, Parsed
+from realqa_utils.scoring import labelling
 
 LABELS = {
     "eye_catching": 7, "eye_catching_reason": "it stands out", "composition": 2,

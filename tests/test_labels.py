@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from realqa_utils import labels, lessons, self_labelling
-from realqa_utils.conversations import MIX
 from realqa_utils.datasets import mini
-from realqa_utils.form_steps import legal_labels
-from realqa_utils.labels import SLOTS, joined, with_noise
-from realqa_utils.recipes import Recipe
+from realqa_utils.experiments import self_labelling
+from realqa_utils.forms.conversations import MIX
+from realqa_utils.scoring.form_steps import legal_labels
+from realqa_utils.training import labels, lessons
+from realqa_utils.training.labels import SLOTS, joined, with_noise
+from realqa_utils.training.recipes import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer
 
-from realqa_utils import adapters, language
-from realqa_utils.backbone import Backbone
-from realqa_utils.conversations import DIRECT
-from realqa_utils.encoding import IGNORED, encode
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.model import adapters, language
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.encoding import IGNORED, encode
 
 torch.set_num_threads(1)
 EQUAL = [(1, 4, 4)] * 3

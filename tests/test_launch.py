@@ -11,8 +11,11 @@ import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from realqa_utils import adapters, backbone, cli, train_command, trials
+from realqa_utils import cli
+from realqa_utils.commands import train as train_command
 from realqa_utils.datasets import made_up
+from realqa_utils.experiments import trials
+from realqa_utils.model import adapters, backbone
 from realqa_utils.profiles import get_profile
 
 CONFIGS = Path(__file__).parents[1] / "notebooks" / "profiles" / "accelerate"
@@ -27,10 +30,10 @@ CONFIGS = Path(__file__).parents[1] / "notebooks" / "profiles" / "accelerate"
     ],
 )
 def test_accelerate_takes_the_configs(name, given):
-    words = ["--config_file", str(CONFIGS / f"{name}.yaml"), "-m", "realqa_utils.train_command"]
+    words = ["--config_file", str(CONFIGS / f"{name}.yaml"), "-m", "realqa_utils.commands.train"]
     parsed = launch_command_parser().parse_args([*words, "scores", "--profile", "paper"])
     found, _, _ = _validate_launch_command(parsed)
-    assert found.num_processes == 4 and found.training_script == "realqa_utils.train_command"
+    assert found.num_processes == 4 and found.training_script == "realqa_utils.commands.train"
     for key, value in given.items():
         assert str(getattr(found, key)) == str(value), key
 
@@ -53,7 +56,7 @@ def dry(root, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_train_what_the_notebooks_look_for(dry, root):
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "realqa_utils.train_command", "scores", "--profile", "paper"]
+    command += ["-m", "realqa_utils.commands.train", "scores", "--profile", "paper"]
     more = {"OMP_NUM_THREADS": "1", "REALQA_ROOT": str(root)}
     done = subprocess.run(
         [sys.executable, *command], env=os.environ | more, capture_output=True, text=True,

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from realqa_utils import backbone, labelling, lessons, taxonomy
-from realqa_utils.chains import CHAINS, STAGE_2
-from realqa_utils.conversations import ALL_SETS, ATTRIBUTE_FORMS, DIRECT, MIX, STAGE_1
 from realqa_utils.datasets import mini
-from realqa_utils.encoding import IGNORED
-from realqa_utils.lessons import AttributeLesson, ScoreLesson
-from realqa_utils.recipes import Recipe
-from realqa_utils.scores import format_score
-from realqa_utils.training import Collator, train
-from realqa_utils.views import View
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.chains import CHAINS, STAGE_2
+from realqa_utils.forms.conversations import ALL_SETS, ATTRIBUTE_FORMS, DIRECT, MIX, STAGE_1
+from realqa_utils.forms.scores import format_score
+from realqa_utils.images.views import View
+from realqa_utils.model import backbone
+from realqa_utils.model.encoding import IGNORED
+from realqa_utils.scoring import labelling
+from realqa_utils.training import lessons
+from realqa_utils.training.fine_tuning import Collator, train
+from realqa_utils.training.lessons import AttributeLesson, ScoreLesson
+from realqa_utils.training.recipes import Recipe
 
 RECIPE = Recipe(steps=1, form="all", language="full", vision="full")
 BY_QUESTION = {form.question: form for form in ATTRIBUTE_FORMS.values()}

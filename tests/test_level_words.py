@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from realqa_utils import level_words
-from realqa_utils.level_words import WORDS, Levels
+from realqa_utils.training import level_words
+from realqa_utils.training.level_words import WORDS, Levels
 
 
 def test_bins_are_equal_parts_of_the_range():

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from realqa_utils.datasets import livec
 from realqa_utils.datasets.table import random_splits
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
 
 NAMES = [f"t{k}.bmp" for k in range(1, 8)] + ["100.bmp", "9.JPG", "246.bmp", "1000.JPG", "333.bmp"]
 MOS = 10.0 + 5 * np.arange(12)

@@ -14,12 +14,12 @@ from ntloss import NTLoss
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from realqa_utils import losses
-from realqa_utils.conversations import DIRECT
-from realqa_utils.encoding import IGNORED
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.forms.scores import digits_of, grid, quantise
+from realqa_utils.model.encoding import IGNORED
 from realqa_utils.ncm import NCM
-from realqa_utils.score_places import ScorePlaces
-from realqa_utils.scores import digits_of, grid, quantise
+from realqa_utils.ncm.score_places import ScorePlaces
+from realqa_utils.training import losses
 
 torch.set_num_threads(1)
 TARGETS = st.floats(0, 10, allow_nan=False)

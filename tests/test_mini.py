@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import norm
 
-from realqa_utils import taxonomy
-from realqa_utils.conversations import ATTRIBUTE_FORMS
 from realqa_utils.datasets import mini, scenes, subjects
 from realqa_utils.datasets.mini import DOMAINS, Taste, build, hidden_quality, labels, rate, scene_at
-from realqa_utils.scores import SCALES
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.conversations import ATTRIBUTE_FORMS
+from realqa_utils.forms.scores import SCALES
 
 EACH = pytest.mark.parametrize("name", DOMAINS)
 N = 300

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from realqa_utils import monitoring
-from realqa_utils.monitoring import PLAIN, RANDOM
+from realqa_utils.experiments import monitoring
+from realqa_utils.experiments.monitoring import PLAIN, RANDOM
 from realqa_utils.profiles import get_profile
 
 SMOKE = get_profile("smoke", train_images=12, test_images=6, seeds=(0, 1, 2), resamples=50)

@@ -18,11 +18,11 @@ from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from two_processes_ncm import BATCHES, DIGITS, IDS, measure, rows
 
-from realqa_utils import losses
-from realqa_utils.backbone import MINI_FOLDER
-from realqa_utils.conversations import DIRECT
-from realqa_utils.encoding import IGNORED, encode
-from realqa_utils.ncm import (
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.forms.scores import place_values
+from realqa_utils.model.backbone import MINI_FOLDER
+from realqa_utils.model.encoding import IGNORED, encode
+from realqa_utils.ncm.metric import (
     NCM,
     READINGS,
     digit_contributions,
@@ -30,7 +30,7 @@ from realqa_utils.ncm import (
     squared_errors,
     squared_errors_without_truth,
 )
-from realqa_utils.scores import place_values
+from realqa_utils.training import losses
 
 torch.set_num_threads(1)
 MINI = AutoTokenizer.from_pretrained(MINI_FOLDER)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from realqa_utils import backbone, ncm_benchmark
-from realqa_utils.conversations import DIRECT
+from realqa_utils.benchmarks import ncm_benchmark
 from realqa_utils.datasets import mini
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.model import backbone
 from realqa_utils.ncm import NCM
-from realqa_utils.recipes import Recipe
+from realqa_utils.training.recipes import Recipe
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import CausalLMOutput
 
 from realqa_utils.ncm import NCM
-from realqa_utils.ncm_callback import COLUMNS, NCMCallback
+from realqa_utils.ncm.callback import COLUMNS, NCMCallback
 
 VOCABULARY, DIGITS, POINT, WORD, NONE = 16, list(range(10)), 10, 11, -100
 M = 2

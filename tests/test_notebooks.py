@@ -10,8 +10,8 @@ import pytest
 from filelock import FileLock
 from small_notebooks import PARAMETERS, write
 
-from realqa_utils import committed, engine, graph, notebooks
-from realqa_utils.parameters import NotebookError
+from realqa_utils.reproduction import committed, engine, graph, notebooks
+from realqa_utils.reproduction.parameters import NotebookError
 
 OK = ["import os, sys\nprint(profile, seed, sys.executable)\nprint(os.getcwd())", "", "seed + 41"]
 

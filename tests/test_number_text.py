@@ -11,25 +11,18 @@ import pytest
 import torch
 from scipy import stats
 
-from realqa_utils import backbone as backbones
-from realqa_utils import (
-    batches,
-    comparison,
-    granularity,
-    number_sorters,
-    number_text,
-    pretraining,
-    results,
-    sorting,
-    sorting_claim,
-    sorting_plots,
-    statistics,
-    trials,
-)
-from realqa_utils.endpoints import Endpoint
-from realqa_utils.number_text import Course
+from realqa_utils.claims import comparison
+from realqa_utils.experiments import granularity, trials
+from realqa_utils.images.views import View
+from realqa_utils.measures import statistics
+from realqa_utils.model import backbone as backbones
+from realqa_utils.number_sorting import number_sorters, number_text, sorting, sorting_claim
+from realqa_utils.number_sorting.number_text import Course
+from realqa_utils.plotting import sorting_plots
 from realqa_utils.profiles import get_profile
-from realqa_utils.views import View
+from realqa_utils.records import results
+from realqa_utils.scoring.endpoints import Endpoint
+from realqa_utils.training import batches, pretraining
 
 SMOKE = get_profile("smoke", train_images=12, test_images=10, seeds=(4, 7), resamples=60, workers=1)
 
@@ -142,7 +135,7 @@ def test_captions_are_taught_along(fresh, taught, described):
 
 
 def test_the_loss_is_that_of_the_model_itself(tiny_backbone):
-    from realqa_utils.encoding import encode
+    from realqa_utils.model.encoding import encode
 
     questions, answers = (
         ["Sort from low to high: 3 1.5", "Sort from low to high: 9"],

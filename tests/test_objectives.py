@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from made_up import readings
 
-from realqa_utils import comparison_plots, objectives, results, scorers, statistics
-from realqa_utils.objectives import DIGITS, HEAD, METHODS, TREE
+from realqa_utils.experiments import objectives, scorers
+from realqa_utils.experiments.objectives import DIGITS, HEAD, METHODS, TREE
+from realqa_utils.measures import statistics
+from realqa_utils.plotting import comparison_plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import results
 
 PROFILE = replace(get_profile("mini"), seeds=(0, 1, 2), resamples=200)
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from realqa_utils import optimisers
-from realqa_utils.optimisers import (
+from realqa_utils.training import optimisers
+from realqa_utils.training.optimisers import (
     Muon,
     MuonAdamW,
     cosine,

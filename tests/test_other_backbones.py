@@ -18,17 +18,20 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import adapters, chains, decoder, lean, released, scoring, training, vision
-from realqa_utils import backbone as backbones
-from realqa_utils.backbone import Backbone
-from realqa_utils.conversations import DIRECT
 from realqa_utils.datasets import mini
-from realqa_utils.encoding import IGNORED, encode
+from realqa_utils.forms import chains
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.forms.scores import grid
+from realqa_utils.images.photos import open_photo
+from realqa_utils.images.views import View
+from realqa_utils.model import adapters, decoder, lean, released, vision
+from realqa_utils.model import backbone as backbones
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.encoding import IGNORED, encode
 from realqa_utils.ncm import NCM
-from realqa_utils.photos import open_photo
-from realqa_utils.recipes import Recipe
-from realqa_utils.scores import grid
-from realqa_utils.views import View
+from realqa_utils.scoring import digit_tree
+from realqa_utils.training import fine_tuning
+from realqa_utils.training.recipes import Recipe
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -279,16 +282,16 @@ def test_training(own, tmp_path, vision_mode):
     recipe = Recipe(steps=6, batch_size=8, learning_rate=1e-2, rank=4, alpha=8, dropout=0.0,
                     vision=vision_mode)  # fmt: skip
     before = plain_loss(own, table)
-    trainer = training.AnswerTrainer(
+    trainer = fine_tuning.AnswerTrainer(
         model=own.model,
-        args=training.arguments(recipe, tmp_path, 0, False),
+        args=fine_tuning.arguments(recipe, tmp_path, 0, False),
         recipe=recipe,
         digit_ids=own.digit_ids,
     )
     with torch.no_grad():
-        batch = training.Collator(own, table, recipe, View())(range(8))
+        batch = fine_tuning.Collator(own, table, recipe, View())(range(8))
         assert float(trainer.compute_loss(own.model, batch)) == pytest.approx(before, abs=1e-4)
-    assert plain_loss(training.train(own, table, recipe, View(), tmp_path), table) < before - 0.5
+    assert plain_loss(fine_tuning.train(own, table, recipe, View(), tmp_path), table) < before - 0.5
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -297,7 +300,7 @@ def test_training(own, tmp_path, vision_mode):
 @pytest.mark.parametrize("digits, at", [(1, 0), (1, 2), (2, 1), (2, 3)])
 def test_tree_equals_all_strings(backbone, photographs, digits, at):
     """In one batch with photographs of other sizes, so behind padding as well."""
-    reading = scoring.read(backbone, photographs, digits, floor=0.0)[at]
+    reading = digit_tree.read(backbone, photographs, digits, floor=0.0)[at]
     texts = [f"{DIRECT.before}{value:.{digits - 1}f}" for value in grid(digits)]
     logits, said = plain_logits(backbone, photographs[at], texts)
     number = digits + 1 if digits > 1 else 1
@@ -311,7 +314,7 @@ def test_tree_equals_all_strings(backbone, photographs, digits, at):
 
 def test_greedy_digits(backbone, photographs):
     """Step by step by the library: the likeliest digit, then the point, then the next digits."""
-    readings = scoring.read(backbone, photographs, 3, tree=False)
+    readings = digit_tree.read(backbone, photographs, 3, tree=False)
     for reading, photograph in zip(readings, photographs, strict=True):
         text = DIRECT.before
         for place in range(3):

@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realqa_utils import granularity, taxonomy
-from realqa_utils.paper import CLAIMS, READABLE, VERDICTS, printed, published, stated, verdict
+from realqa_utils.claims.paper import (
+    CLAIMS,
+    READABLE,
+    VERDICTS,
+    printed,
+    published,
+    stated,
+    verdict,
+)
+from realqa_utils.experiments import granularity
+from realqa_utils.forms import taxonomy
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from realqa_utils.parameters import NotebookError, check_parameters, defaults
+from realqa_utils.reproduction.parameters import NotebookError, check_parameters, defaults
 
 SOURCE = '# the size\nprofile = "mini"\nseed: int = 0\nrate = 1e-3\nflags = [1]\nlimit = None\n'
 

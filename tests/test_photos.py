@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from realqa_utils.photos import PhotoError, list_photos, open_photo
+from realqa_utils.images.photos import PhotoError, list_photos, open_photo
 
 ORIENTATION = 0x0112
 
@@ -260,7 +260,7 @@ def test_too_large_costs_no_memory(tmp_path):
     pytest.importorskip("resource", reason="this system does not tell a process its peak memory")
     path = huge_png(tmp_path / "huge.png", 20_000, 10_000)
     code = (
-        "import resource, sys\nfrom realqa_utils.photos import PhotoError, open_photo\n"
+        "import resource, sys\nfrom realqa_utils.images.photos import PhotoError, open_photo\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "try: open_photo(sys.argv[1])\nexcept PhotoError: print(peak() - before)"

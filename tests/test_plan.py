@@ -21,37 +21,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import (
-    adapters,
-    backbone,
-    batches,
-    cli,
-    granularity,
-    language,
-    layer_costs,
-    losses,
-    model_shapes,
-    monitoring,
-    objectives,
-    parameters,
-    plan,
-    plan_command,
-    plan_tables,
-    scoring,
-    training,
-)
-from realqa_utils.backbone import Backbone
-from realqa_utils.conversations import DIRECT
+from realqa_utils import cli
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
-from realqa_utils.encoding import IGNORED, encode
-from realqa_utils.layer_costs import Mode, Step
-from realqa_utils.plan import GIB, Setup
-from realqa_utils.plan_tables import Case
+from realqa_utils.experiments import granularity, monitoring, objectives
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.forms.scores import Scale
+from realqa_utils.images.views import View
+from realqa_utils.model import adapters, backbone, language
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.encoding import IGNORED, encode
+from realqa_utils.planning import layer_costs, model_shapes, plan, plan_command, plan_tables
+from realqa_utils.planning.layer_costs import Mode, Step
+from realqa_utils.planning.plan import GIB, Setup
+from realqa_utils.planning.plan_tables import Case
 from realqa_utils.profiles import get_profile
-from realqa_utils.recipes import Recipe
-from realqa_utils.scores import Scale
-from realqa_utils.views import View
+from realqa_utils.reproduction import parameters
+from realqa_utils.scoring import digit_tree
+from realqa_utils.training import batches, fine_tuning, losses
+from realqa_utils.training.recipes import Recipe
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -272,7 +260,7 @@ def test_planned_memory_of_a_training_is_its_measured_peak(name, table, tmp_path
     if recipe.vision == "frozen":  # what the tower says is kept from then on
         batches.Collator(fresh, table, recipe, View())
     before = own_bytes(fresh.model)
-    measured = before + peak(lambda: training.train(fresh, table, recipe, View(), tmp_path))
+    measured = before + peak(lambda: fine_tuning.train(fresh, table, recipe, View(), tmp_path))
     case = Case(MINI_PROFILE, Setup(), "mini", (112, 112))
     assert sum(case.memory(recipe).values()) == pytest.approx(measured, rel=TOLERANCE)
 
@@ -281,10 +269,10 @@ def test_planned_memory_of_a_training_is_its_measured_peak(name, table, tmp_path
 def test_planned_memory_of_scoring_is_its_measured_peak(is_lean, monkeypatch):
     loaded = backbone.load("mini")
     if not is_lean:
-        monkeypatch.setattr("realqa_utils.lean.knows", lambda base: False)
+        monkeypatch.setattr("realqa_utils.model.lean.knows", lambda base: False)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 112, 112, 3), np.uint8)
     images = backbone.as_images(pixels)
-    measured = own_bytes(loaded.model) + peak(lambda: scoring.read(loaded, images))
+    measured = own_bytes(loaded.model) + peak(lambda: digit_tree.read(loaded, images))
     case = Case(MINI_PROFILE, Setup(), "mini", (112, 112))
     planned = plan_tables.scoring_table(case).loc["all"].item()
     assert planned == pytest.approx(measured, rel=TOLERANCE)

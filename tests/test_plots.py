@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from realqa_utils import first_look, plots, taxonomy
-from realqa_utils.scoring import Reading
+from realqa_utils.experiments import first_look
+from realqa_utils.forms import taxonomy
+from realqa_utils.plotting import plots
+from realqa_utils.scoring.digit_tree import Reading
 
 READING = Reading("3.9", True, np.array([3.9, 4.0]), np.array([0.75, 0.25]), 0.01)
 

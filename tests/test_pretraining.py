@@ -12,10 +12,11 @@ import pytest
 import torch
 from scipy.fft import dctn
 
-from realqa_utils import captions, pretraining, taxonomy
-from realqa_utils.backbone import load
-from realqa_utils.conversations import ALL_SETS, FORMS
 from realqa_utils.datasets import mini, subjects
+from realqa_utils.forms import captions, taxonomy
+from realqa_utils.forms.conversations import ALL_SETS, FORMS
+from realqa_utils.model.backbone import load
+from realqa_utils.training import pretraining
 
 torch.set_num_threads(1)
 

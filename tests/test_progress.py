@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from realqa_utils import graph, progress, results
-from realqa_utils.progress import Outcome
+from realqa_utils.records import results
+from realqa_utils.reproduction import graph, progress
+from realqa_utils.reproduction.progress import Outcome
 
 
 @pytest.fixture

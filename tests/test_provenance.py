@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from realqa_utils import parallel, provenance
+from realqa_utils import parallel
+from realqa_utils.records import provenance
 
 
 def test_file_hash_is_sha256_of_the_bytes(tmp_path):
@@ -25,9 +26,10 @@ def package(tmp_path, monkeypatch) -> Path:
     """A package of two modules that takes the place of realqa_utils."""
     folder = tmp_path / "realqa_utils"
     (folder / "datasets").mkdir(parents=True)
-    shutil.copy(provenance.__file__, folder / "provenance.py")
+    (folder / "records").mkdir()
+    shutil.copy(provenance.__file__, folder / "records" / "provenance.py")
     (folder / "datasets" / "mini.py").write_text("x = 1\n")
-    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(folder / "records" / "provenance.py"))
     return folder
 
 

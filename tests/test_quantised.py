@@ -17,14 +17,16 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch.nn import functional as F  # noqa: N812
 
-from realqa_utils import adapters, quantised, released, scoring, training
-from realqa_utils import backbone as backbones
-from realqa_utils.backbone import Backbone
-from realqa_utils.conversations import DIRECT
 from realqa_utils.datasets import mini
-from realqa_utils.encoding import encode
-from realqa_utils.recipes import Recipe
-from realqa_utils.views import View
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.images.views import View
+from realqa_utils.model import adapters, quantised, released
+from realqa_utils.model import backbone as backbones
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.encoding import encode
+from realqa_utils.scoring import digit_tree
+from realqa_utils.training import fine_tuning
+from realqa_utils.training.recipes import Recipe
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -145,7 +147,7 @@ def test_no_repacking_for_answers(tiny_backbone, monkeypatch):
     monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
     four_bit = quantised.quantise(tiny_backbone)
     before = {name: state(layer) for name, layer in quantised.layers(four_bit.model).items()}
-    scoring.read(four_bit, photographs(2))
+    digit_tree.read(four_bit, photographs(2))
     for name, layer in quantised.layers(four_bit.model).items():
         assert all(map(torch.equal, state(layer), before[name])), name
 
@@ -234,7 +236,7 @@ def test_training_lowers_the_loss_and_leaves_the_base(tmp_path):
     with torch.no_grad():
         before = float(four_bit.model(**batch).loss)
     recipe = Recipe(steps=8, batch_size=8, learning_rate=1e-2, rank=8, alpha=16, dropout=0.0)
-    trained = training.train(four_bit, table, recipe, View(), tmp_path)
+    trained = fine_tuning.train(four_bit, table, recipe, View(), tmp_path)
     with torch.no_grad():
         after = trained.model(**batch)
     assert after.loss < 0.8 * before
@@ -297,7 +299,7 @@ def test_agreement(tiny_backbone):
         table = quantised.agreement(tiny_backbone, images, scores, digits=2)
     assert table["weights"].tolist() == ["float", "NF4", "NF4, double quantisation"]
     models = [tiny_backbone, *(quantised.quantise(tiny_backbone, d) for d in (False, True))]
-    said = [[scoring.read(m, [image], digits=2)[0] for image in images] for m in models]
+    said = [[digit_tree.read(m, [image], digits=2)[0] for image in images] for m in models]
     expected = np.array([[r.expected for r in row] for row in said])
     greedy = np.array([[float(r.text) for r in row] for row in said])
     for i, (_, row) in enumerate(table.iterrows()):

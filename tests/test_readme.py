@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from realqa_utils import readme, results
-from realqa_utils.conversations import DIRECT
-from realqa_utils.encoding import encode
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.model.encoding import encode
+from realqa_utils.records import results
+from realqa_utils.reproduction import readme
 
 
 def test_the_committed_numbers_are_those_of_the_result_files():
-    git = ["git", "status", "--porcelain", "--", "figures", "realqa_utils/mini_backbone"]
+    git = ["git", "status", "--porcelain", "--", "figures", "realqa_utils/model/mini_backbone"]
     state = subprocess.run(git, cwd=results.home(), capture_output=True, text=True, check=False)
     if state.returncode or state.stdout.strip():
         pytest.skip("figures/ were regenerated here: `realqa readme` renews the numbers")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from realqa_utils import taxonomy
-from realqa_utils.conversations import ALL_SETS, MIX
 from realqa_utils.datasets import realqa
+from realqa_utils.datasets.exchange import from_table
 from realqa_utils.datasets.table import official_split
-from realqa_utils.exchange import from_table
-from realqa_utils.scores import Scale
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.conversations import ALL_SETS, MIX
+from realqa_utils.forms.scores import Scale
 
 ROWS = [
     {

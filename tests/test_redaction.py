@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realqa_utils.redaction import one_line, redact
+from realqa_utils.scoring.redaction import one_line, redact
 
 KEY = "sk-Test/0123+Secret=="
 SPELLINGS = (str, str.lower, str.upper, partial(quote, safe=""), lambda k: k.replace("/", "\\/"))

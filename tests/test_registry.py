@@ -9,7 +9,7 @@ from public_sets import TAD66K, WRITERS, photos, write_all
 
 from realqa_utils.datasets import livec, registry
 from realqa_utils.datasets.table import assert_disjoint, random_splits
-from realqa_utils.scores import SCALES
+from realqa_utils.forms.scores import SCALES
 
 # name, protocol: photographs to train on and to test on, of each split
 SIZES = {

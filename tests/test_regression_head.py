@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from realqa_utils import regression_head, training
-from realqa_utils.conversations import DIRECT
 from realqa_utils.datasets import mini
-from realqa_utils.prompting import last_logits
-from realqa_utils.recipes import Recipe
-from realqa_utils.views import View
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.images.views import View
+from realqa_utils.model.prompting import last_logits
+from realqa_utils.training import fine_tuning, regression_head
+from realqa_utils.training.recipes import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_it_is_the_head_on_the_last_hidden_state(tiny_backbone):
     backbone = regression_head.attach(deepcopy(tiny_backbone), 5.0, seed=1)
     image = mini.photograph("mini-koniq", 0, 1)
     pixels, grids = backbone.pixels([image])
-    from realqa_utils.encoding import encode
+    from realqa_utils.model.encoding import encode
 
     batch = encode(backbone, [DIRECT.question], None, grids)
     del batch["labels"]
@@ -58,7 +58,7 @@ def test_the_loss_is_the_mean_squared_error():
 def test_training_moves_the_numbers_to_the_scores(tiny_backbone, table, tmp_path, accumulation):
     few = table.subset(np.arange(len(table)) < 4)
     chosen = recipe(steps=60, accumulation=accumulation)
-    backbone = training.train(deepcopy(tiny_backbone), few, chosen, View(), tmp_path)
+    backbone = fine_tuning.train(deepcopy(tiny_backbone), few, chosen, View(), tmp_path)
     images = [mini.photograph("mini-koniq", 0, i) for i in range(4)]
     said = regression_head.read(backbone, images)["expected"]
     before = np.square(few.targets - few.targets.mean()).mean()
@@ -67,7 +67,7 @@ def test_training_moves_the_numbers_to_the_scores(tiny_backbone, table, tmp_path
 
 def test_accumulated_batches_give_the_gradient_of_one(tiny_backbone, table, tmp_path):
     weights = [
-        training.train(
+        fine_tuning.train(
             deepcopy(tiny_backbone), table, recipe(steps=2, accumulation=n), View(), tmp_path
         ).model.lm_head.weight.detach()
         for n in (1, 2)

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from realqa_utils import adapters, released, scoring
-from realqa_utils import backbone as backbones
-from realqa_utils.backbone import Backbone
-from realqa_utils.encoding import encode
-from realqa_utils.released import CONFIG, WEIGHTS
+from realqa_utils.model import adapters, released
+from realqa_utils.model import backbone as backbones
+from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.encoding import encode
+from realqa_utils.model.released import CONFIG, WEIGHTS
+from realqa_utils.scoring import digit_tree
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -337,7 +338,7 @@ def test_the_hub_cannot_be_reached(fresh):
 
 
 def said(backbone: Backbone) -> tuple[list[float], list[np.ndarray], list[str]]:
-    readings = scoring.read(backbone, photographs(), digits=2, floor=0.0)
+    readings = digit_tree.read(backbone, photographs(), digits=2, floor=0.0)
     return (
         [r.expected for r in readings],
         [r.probabilities for r in readings],

@@ -13,7 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from realqa_utils import graph, paper, report, results
+from realqa_utils.claims import paper
+from realqa_utils.records import results
+from realqa_utils.reproduction import graph, report
 
 LINKS = """# 05 · Digits <b>&</b> more
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from realqa_utils import results
-from realqa_utils.paper import CLAIMS
+from realqa_utils.claims.paper import CLAIMS
 from realqa_utils.profiles import get_profile
+from realqa_utils.records import results
 
 TABLE = pd.DataFrame(
     {

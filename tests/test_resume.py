@@ -19,7 +19,7 @@ import nbformat
 import pytest
 from small_notebooks import write
 
-from realqa_utils import graph
+from realqa_utils.reproduction import graph
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from realqa_utils import comparison_plots, rounding
 from realqa_utils.datasets.table import make_table
+from realqa_utils.experiments import rounding
+from realqa_utils.forms.scores import Scale
+from realqa_utils.plotting import comparison_plots
 from realqa_utils.profiles import get_profile
-from realqa_utils.scores import Scale
 
 
 def table(mos) -> object:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from realqa_utils import taxonomy
 from realqa_utils.datasets import scenes, subjects
 from realqa_utils.datasets.scenes import Look, Scene, draw_scene, render
+from realqa_utils.forms import taxonomy
 
 QUIET = Look(noise=0.0)  # no sensor noise: equal scenes have equal pixels
 PLAIN = Scene(

@@ -11,8 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from realqa_utils import backbone, calibration, composite, folders, score_command
-from realqa_utils.views import View
+from realqa_utils.commands import score as score_command
+from realqa_utils.images.views import View
+from realqa_utils.measures import composite
+from realqa_utils.model import backbone
+from realqa_utils.scoring import calibration, folders
 
 torch.set_num_threads(1)
 
@@ -81,7 +84,7 @@ def test_everything_that_can_be_given_arrives(model, album, tmp_path, monkeypatc
 @pytest.mark.parametrize("model", [[], ["--model", "mini"], ["--model", str(backbone.MINI_FOLDER)]])
 def test_a_model_that_has_not_learnt_to_score_is_refused_with_advice(album, tmp_path, model):
     with pytest.raises(
-        ValueError, match=r"has not learnt to score.*training\.train.*Backbone\.save"
+        ValueError, match=r"has not learnt to score.*fine_tuning\.train.*Backbone\.save"
     ):
         score_command.main([str(album), "--out", str(tmp_path / "out"), *model])
     assert not (tmp_path / "out").exists()

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from realqa_utils.backbone import MINI_FOLDER
-from realqa_utils.conversations import DIRECT, MIX
-from realqa_utils.encoding import IGNORED, digit_tokens
-from realqa_utils.score_places import ANCHOR, ScorePlaces, by_pattern
+from realqa_utils.forms.conversations import DIRECT, MIX
+from realqa_utils.model.backbone import MINI_FOLDER
+from realqa_utils.model.encoding import IGNORED, digit_tokens
+from realqa_utils.ncm.score_places import ANCHOR, ScorePlaces, by_pattern
 
 torch.set_num_threads(1)
 MINI = AutoTokenizer.from_pretrained(MINI_FOLDER)

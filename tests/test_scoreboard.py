@@ -10,9 +10,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from realqa_utils import comparison, paper, results, scoreboard, scoreboard_plots
+from realqa_utils.claims import comparison, paper, scoreboard
+from realqa_utils.claims.scoreboard import NOT_RUN
+from realqa_utils.plotting import scoreboard_plots
 from realqa_utils.profiles import get_profile
-from realqa_utils.scoreboard import NOT_RUN
+from realqa_utils.records import results
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from realqa_utils import scorers, trials
+from realqa_utils.experiments import scorers, trials
 from realqa_utils.profiles import get_profile
 
 SMOKE = get_profile("smoke", workers=1)
@@ -37,7 +37,7 @@ def test_a_second_look_trains_and_reads_nothing(home, monkeypatch):
 
 def test_another_table_is_read_by_the_same_model(home, monkeypatch):
     _, todo, _ = home
-    monkeypatch.setattr(trials.training, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(trials.fine_tuning, "train", lambda *_, **__: pytest.fail("trained again"))
     other = scorers.splits(SMOKE, "mini-ava")[0].test
     found = scorers.readings(SMOKE, todo, tables={"ava": other})
     (frame,) = found["ava", "direct"]

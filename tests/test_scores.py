@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from realqa_utils import scores
-from realqa_utils.scores import SCALES, Parsed, Scale, digit_ids, parse_score, quantise
+from realqa_utils.forms import scores
+from realqa_utils.forms.scores import SCALES, Parsed, Scale, digit_ids, parse_score, quantise
 
 MS = st.integers(1, 4)
 TENS = st.floats(0, 10, allow_nan=False)

@@ -12,12 +12,13 @@ from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import scoring, vision
-from realqa_utils.backbone import Backbone, mini_config
-from realqa_utils.conversations import DIRECT, Form
-from realqa_utils.encoding import encode
-from realqa_utils.scores import grid, parse_score
-from realqa_utils.scoring import Reading, as_frame, read, read_batch
+from realqa_utils.forms.conversations import DIRECT, Form
+from realqa_utils.forms.scores import grid, parse_score
+from realqa_utils.model import vision
+from realqa_utils.model.backbone import Backbone, mini_config
+from realqa_utils.model.encoding import encode
+from realqa_utils.scoring import digit_tree
+from realqa_utils.scoring.digit_tree import Reading, as_frame, read, read_batch
 
 torch.set_num_threads(1)
 SIZES = [(56, 56), (28, 84), (112, 112), (84, 56), (28, 28)]
@@ -83,7 +84,7 @@ def either(request) -> Backbone:
 
 @pytest.fixture
 def whole_tree(monkeypatch):
-    monkeypatch.setattr(scoring, "FLOOR", 0.0)
+    monkeypatch.setattr(digit_tree, "FLOOR", 0.0)
 
 
 def prompt_ids(backbone: Backbone, image: Image.Image) -> tuple[torch.Tensor, dict]:
@@ -249,9 +250,9 @@ def test_another_form(taught, photographs):
 def test_floor(taught, photographs, monkeypatch, floor):
     """A branch that is not expanded stands in the middle of its range, at less than the floor."""
     digits = 3
-    monkeypatch.setattr(scoring, "FLOOR", floor)
+    monkeypatch.setattr(digit_tree, "FLOOR", floor)
     cut = read_batch(taught, photographs, digits)
-    monkeypatch.setattr(scoring, "FLOOR", 0.0)
+    monkeypatch.setattr(digit_tree, "FLOOR", 0.0)
     for rough, exact in zip(cut, read_batch(taught, photographs, digits), strict=True):
         assert (rough.text, rough.parsed) == (exact.text, exact.parsed)
         steps = rough.values * 100

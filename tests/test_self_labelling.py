@@ -12,10 +12,10 @@ import time
 import pandas as pd
 import pytest
 
-from realqa_utils import self_labelling
-from realqa_utils.conversations import MIX
 from realqa_utils.datasets import mini
-from realqa_utils.taxonomy import SCORED
+from realqa_utils.experiments import self_labelling
+from realqa_utils.forms.conversations import MIX
+from realqa_utils.forms.taxonomy import SCORED
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ KILLED = """
     import sys, time
     from pathlib import Path
     from realqa_utils import self_labelling
-    from realqa_utils.answers import Parsed
+    from realqa_utils.forms.answers import Parsed
     from realqa_utils.datasets import mini
 
     table = mini.build("mini-koniq", 10, 0, Path(sys.argv[1]))

@@ -12,8 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_endpoints import KEY, at, completion, refuses
 
-from realqa_utils import number_sorters, results, sorting
-from realqa_utils.sorting import canonical, measure, parse, question
+from realqa_utils.number_sorting import number_sorters, sorting
+from realqa_utils.number_sorting.sorting import canonical, measure, parse, question
+from realqa_utils.records import results
 
 serve = test_endpoints.serve  # a real server that plays a script
 

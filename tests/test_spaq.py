@@ -9,7 +9,7 @@ import pytest
 from public_sets import SPAQ, spaq_sheet, write_spaq
 
 from realqa_utils.datasets import spaq
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from realqa_utils import spectra, vision
+from realqa_utils.model import vision
+from realqa_utils.training import spectra
 
 SIDE = 14
 RNG = np.random.default_rng(0)

@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from realqa_utils import resampling, statistics
-from realqa_utils.statistics import METRICS, bootstrap, logistic_fit, paired_difference, pool_splits
+from realqa_utils.measures import resampling, statistics
+from realqa_utils.measures.statistics import (
+    METRICS,
+    bootstrap,
+    logistic_fit,
+    paired_difference,
+    pool_splits,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -21,7 +21,7 @@ from realqa_utils.datasets.table import (
     random_splits,
     validate,
 )
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
 
 FIVE = Scale(1.0, 5.0)
 

@@ -9,7 +9,7 @@ from public_sets import TAD66K, text, write_tad66k
 
 from realqa_utils.datasets import tad66k
 from realqa_utils.datasets.table import official_split
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from realqa_utils import taxonomy
-from realqa_utils.taxonomy import ATTRIBUTES, BY_NAME, SCORED, code, of_level
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.taxonomy import ATTRIBUTES, BY_NAME, SCORED, code, of_level
 
 TIERED = [a for a in ATTRIBUTES if a.kind == "tier"]
 

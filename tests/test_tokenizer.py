@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from realqa_utils.conversations import DIRECT, vocabulary_texts
-from realqa_utils.scores import digit_ids
-from realqa_utils.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from realqa_utils.forms.conversations import DIRECT, vocabulary_texts
+from realqa_utils.forms.scores import digit_ids
+from realqa_utils.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 PHOTO = "<|vision_start|><|image_pad|><|vision_end|>"

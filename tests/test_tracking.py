@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from realqa_utils import comparison_plots, labels, taxonomy, tracking
 from realqa_utils.datasets import mini
+from realqa_utils.experiments import tracking
+from realqa_utils.forms import taxonomy
+from realqa_utils.plotting import comparison_plots
 from realqa_utils.profiles import get_profile
+from realqa_utils.training import labels
 
 PROFILE = replace(get_profile("mini"), resamples=200)
 

@@ -19,18 +19,19 @@ from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, TrainerCallback
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from realqa_utils import adapters, batches, losses, scoring, training, vision
-from realqa_utils.answer_trainer import AnswerTrainer
-from realqa_utils.backbone import Backbone, mini_config
-from realqa_utils.conversations import DIRECT, STAGE_1
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
-from realqa_utils.ncm import NCM
-from realqa_utils.ncm_callback import NCMCallback
-from realqa_utils.recipes import Recipe
-from realqa_utils.scores import Scale, digits_of, parse_score, quantise
-from realqa_utils.training import Collator, arguments, train
-from realqa_utils.views import View
+from realqa_utils.forms.conversations import DIRECT, STAGE_1
+from realqa_utils.forms.scores import Scale, digits_of, parse_score, quantise
+from realqa_utils.images.views import View
+from realqa_utils.model import adapters, vision
+from realqa_utils.model.backbone import Backbone, mini_config
+from realqa_utils.ncm import NCM, NCMCallback
+from realqa_utils.scoring import digit_tree
+from realqa_utils.training import batches, fine_tuning, losses
+from realqa_utils.training.answer_trainer import AnswerTrainer
+from realqa_utils.training.fine_tuning import Collator, arguments, train
+from realqa_utils.training.recipes import Recipe
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -320,7 +321,7 @@ def test_batches_may_be_prepared_in_other_processes(tiny, mixed, tmp_path, monke
     """As on a GPU: by length too, whose order is drawn anew in every epoch."""
     recipe, weights = replace(BASE, steps=5, by_length=True, accumulation=2), []
     for count in (0, 2):
-        monkeypatch.setattr(training, "loaders", lambda count=count: count)
+        monkeypatch.setattr(fine_tuning, "loaders", lambda count=count: count)
         weights.append(run(tiny(), mixed, recipe, tmp_path))
     assert_equal(*weights)
 
@@ -378,7 +379,7 @@ def test_adapters_read_bfloat16_and_learn_what_they_would_from_float32(
         return next(n for n, m in model.named_modules() if getattr(m, "base_layer", None) is base)
 
     read, narrow = trained()
-    monkeypatch.setattr(training, "disable_input_dtype_casting", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(fine_tuning, "disable_input_dtype_casting", lambda *_, **__: nullcontext())
     widened, wide = trained()
     assert (read, widened) == ({torch.bfloat16}, {torch.float32})
     moved = [name for name in wide if "lora_B" in name]  # they start at 0
@@ -462,7 +463,7 @@ def test_overfitting(tiny, tmp_path):
     said = backbone.generate([DIRECT.question] * 8, images, 16)
     assert said == [f"The score of this image is {target:.2f}." for target in targets]
     assert [parse_score(text, 3).score for text in said] == targets
-    readings = scoring.read(backbone, images, 3)
+    readings = digit_tree.read(backbone, images, 3)
     assert [reading.greedy for reading in readings] == targets
     assert [r.expected for r in readings] == pytest.approx(targets, abs=0.3)
     assert max(r.off_format for r in readings) < 0.1
@@ -548,6 +549,6 @@ def test_arguments_follow_the_recipe(tmp_path):
 
 
 def test_recipe_record():
-    record = training.recipe_record(BASE, WINDOWS)
+    record = fine_tuning.recipe_record(BASE, WINDOWS)
     assert record["rank"] == 4 and record["view"]["size"] == 28
     assert Recipe(**{k: v for k, v in record.items() if k != "view"}) == BASE

@@ -10,23 +10,18 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from realqa_utils import (
-    baselines,
-    datasets,
-    granularity,
-    hashes,
-    labelling,
-    taxonomy,
-    transfer,
-    trials,
-)
-from realqa_utils.conversations import MIX
+from realqa_utils import datasets
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import Split
+from realqa_utils.experiments import baselines, granularity, transfer, trials
+from realqa_utils.experiments.transfer import FEATURE, SHARPNESS, WHOLE, WINDOWS
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.conversations import MIX
+from realqa_utils.images.views import View
 from realqa_utils.profiles import get_profile
-from realqa_utils.results import Stopwatch
-from realqa_utils.transfer import FEATURE, SHARPNESS, WHOLE, WINDOWS
-from realqa_utils.views import View
+from realqa_utils.records import hashes
+from realqa_utils.records.results import Stopwatch
+from realqa_utils.scoring import labelling
 
 PROFILE = get_profile("photos", view=View(56, 112, 2), resamples=50, workers=1)
 LOW = [attribute.name for attribute in taxonomy.of_level("low")]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from realqa_utils import scoring, training, tree_mean
-from realqa_utils.conversations import DIRECT
 from realqa_utils.datasets import mini
-from realqa_utils.encoding import encode
-from realqa_utils.recipes import Recipe
-from realqa_utils.views import View
+from realqa_utils.forms.conversations import DIRECT
+from realqa_utils.images.views import View
+from realqa_utils.model.encoding import encode
+from realqa_utils.scoring import digit_tree
+from realqa_utils.training import fine_tuning, tree_mean
+from realqa_utils.training.recipes import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def mean(backbone, images, digits) -> torch.Tensor:
 
 @pytest.mark.parametrize("digits", [1, 2])
 def test_it_is_the_mean_that_reading_gives(tiny_backbone, images, monkeypatch, digits):
-    monkeypatch.setattr(scoring, "FLOOR", 0.0)
-    readings = scoring.read_batch(tiny_backbone, images, digits)
+    monkeypatch.setattr(digit_tree, "FLOOR", 0.0)
+    readings = digit_tree.read_batch(tiny_backbone, images, digits)
     expected = [reading.expected for reading in readings]
     with torch.no_grad():
         found = mean(tiny_backbone, images, digits)
@@ -66,7 +67,7 @@ def test_training_brings_the_mean_to_the_scores(tiny_backbone, tmp_path):
         steps=40, objective="tree_mean", digits=2, batch_size=4, learning_rate=3e-3,
         language="full", vision="frozen",
     )  # fmt: skip
-    backbone = training.train(deepcopy(tiny_backbone), table, recipe, View(), tmp_path)
+    backbone = fine_tuning.train(deepcopy(tiny_backbone), table, recipe, View(), tmp_path)
     images = [mini.photograph("mini-koniq", 0, index) for index in range(4)]
     with torch.no_grad():
         said = mean(backbone, images, 2).numpy()

@@ -11,12 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from realqa_utils import adaptation, dependencies, folders, trials
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import Split
-from realqa_utils.recipes import Recipe
-from realqa_utils.trials import Trial
-from realqa_utils.views import View
+from realqa_utils.experiments import trials
+from realqa_utils.experiments.trials import Trial
+from realqa_utils.images.views import View
+from realqa_utils.records import hashes
+from realqa_utils.reproduction import dependencies
+from realqa_utils.scoring import folders
+from realqa_utils.training import adaptation
+from realqa_utils.training.recipes import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +93,8 @@ def test_trials_side_by_side_come_back_in_order(trial, tmp_path):
 
 
 def test_the_decisive_modules_exist():
-    folder = trials.Path(trials.__file__).parent
     names = trials.DECISIVE + trials.DECISIVE_FOR_TOWER
-    assert all((folder / f"{name}.py").exists() for name in names)
+    assert len(hashes.of_code(names)) == 8 * len(names)
 
 
 def test_another_picture_under_the_same_id_and_score_is_another_trial(trial, tmp_path):
@@ -244,13 +247,13 @@ def test_a_trial_of_stage_1_labels_every_test_photograph(stage_1, tmp_path):
 def test_kept_weights_come_back(stage_1, tmp_path, monkeypatch, changes, file):
     recipe = replace(stage_1.recipe, **{"language": "lora", "vision": "lora"} | changes)
     one = replace(stage_1, recipe=recipe)
-    seen, train = [], trials.training.train
+    seen, train = [], trials.fine_tuning.train
 
     def watched(*arguments, **more):
         seen.append(train(*arguments, **more))
         return seen[0]
 
-    monkeypatch.setattr(trials.training, "train", watched)
+    monkeypatch.setattr(trials.fine_tuning, "train", watched)
     again = trials.trained(one, tmp_path)
     (folder,) = tmp_path.glob("model-*")
     assert (folder / file).exists() and not list(folder.glob("*.bin"))
@@ -279,15 +282,17 @@ def test_labels_and_questions_decide_a_trial_of_stage_1(stage_1):
     ("entry", "decisive", "others"),
     [
         # what they give is in the hashes of data and weights, or decides nothing
-        ("trials", trials.DECISIVE, {"adaptation", "datasets", "energy", "hashes", "paper",
-                                     "parallel", "profiles", "provenance", "resampling",
-                                     "results", "spectra", "statistics"}),
-        ("folder_rows", folders.DECISIVE, {"parallel", "parts"}),
+        ("experiments import trials", trials.DECISIVE,
+         {"claims.paper", "measures.resampling", "measures.statistics", "parallel", "profiles",
+          "records.energy", "records.hashes", "records.provenance", "records.results",
+          "training.adaptation", "training.spectra"}),
+        ("scoring import folder_rows", folders.DECISIVE, {"parallel", "records.parts"}),
     ],
 )  # fmt: skip
 def test_every_module_that_decides_is_in_the_key(entry, decisive, others):
     """A module that is imported on the way and not named would leave old results in the cache."""
-    used = dependencies.files([f"from realqa_utils import {entry}"])
+    used = dependencies.files([f"from realqa_utils.{entry}"])
     modules = [path.relative_to(dependencies.PACKAGE) for path in used if path.suffix == ".py"]
-    names = {module.parts[0].removesuffix(".py") for module in modules} - {"__init__"}
+    names = {".".join(module.with_suffix("").parts) for module in modules}
+    names = {n for n in names if not n.endswith("__init__") and not n.startswith("datasets.")}
     assert names - others == set(decisive)

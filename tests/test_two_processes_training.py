@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from realqa_utils import training
-from realqa_utils.recipes import Recipe
+from realqa_utils.training import fine_tuning
+from realqa_utils.training.recipes import Recipe
 
 SCRIPT = Path(__file__).with_name("two_processes_training.py")
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ def test_checkpoints_move_between_one_process_and_two(alone, first, then):
 def test_processes_that_do_not_divide_a_step(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="3 processes do not divide the 4 batches"):
-        training.arguments(Recipe(steps=1, batch_size=8, accumulation=4), tmp_path, 0, False)
+        fine_tuning.arguments(Recipe(steps=1, batch_size=8, accumulation=4), tmp_path, 0, False)
     with pytest.raises(ValueError, match="is for one process"):
         recipe = Recipe(steps=1, batch_size=9, accumulation=3, objective="tree_mean", digits=2)
-        training.arguments(recipe, tmp_path, 0, False)
+        fine_tuning.arguments(recipe, tmp_path, 0, False)

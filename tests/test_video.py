@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from realqa_utils import scoring, video
-from realqa_utils.scoring import Reading
-from realqa_utils.video import ClipReading, VideoError, frames, pool, timed_frames
+from realqa_utils.scoring import digit_tree, video
+from realqa_utils.scoring.digit_tree import Reading
+from realqa_utils.scoring.video import ClipReading, VideoError, frames, pool, timed_frames
 
 CONTAINERS = [
     ("a.mp4", "mpeg4", {"qmax": "2"}),
@@ -334,7 +334,7 @@ def test_a_clip_pools_expectations_of_all_frames_and_greedy_digits_of_those_that
 def test_a_clip_is_scored_as_its_frames_are(tmp_path, tiny_backbone):
     path = clip(tmp_path / "a.mp4", images=noise(30))
     found = video.score(tiny_backbone, path, digits=2, count=3)
-    alone = scoring.read(tiny_backbone, frames(path, 3), 2)
+    alone = digit_tree.read(tiny_backbone, frames(path, 3), 2)
     assert found.times == (0.5, 1.5, 2.5)
     assert [r.text for r in found.readings] == [r.text for r in alone]
     wanted = np.mean([r.expected for r in alone])

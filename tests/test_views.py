@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from realqa_utils.views import PRESETS, View
+from realqa_utils.images.views import PRESETS, View
 
 WINDOW = View(size=32, short=40, random=True)
 SIDES = st.integers(40, 120)

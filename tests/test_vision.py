@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed, VisionAttention
 
-from realqa_utils import vision
+from realqa_utils.model import vision
 
 torch.set_num_threads(1)
 EQUAL = [(1, 4, 6)] * 3  # grids: frames, rows, columns of patches

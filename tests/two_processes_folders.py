@@ -12,8 +12,10 @@ import time
 
 import torch
 
-from realqa_utils import backbone, folder_rows, folders, provenance
-from realqa_utils.views import View
+from realqa_utils.images.views import View
+from realqa_utils.model import backbone
+from realqa_utils.records import provenance
+from realqa_utils.scoring import folder_rows, folders
 
 torch.set_num_threads(1)
 

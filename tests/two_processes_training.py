@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from realqa_utils import backbone, training
 from realqa_utils.datasets import mini
-from realqa_utils.ncm import NCM
-from realqa_utils.ncm_callback import NCMCallback
-from realqa_utils.recipes import Recipe
-from realqa_utils.views import View
+from realqa_utils.images.views import View
+from realqa_utils.model import backbone
+from realqa_utils.ncm import NCM, NCMCallback
+from realqa_utils.training import fine_tuning
+from realqa_utils.training.recipes import Recipe
 
 
 class Stop(TrainerCallback):
@@ -45,7 +45,7 @@ def main(out: str, after: int) -> None:
     table = mini.build("mini-koniq", 24, 0, folder.parent / "world")
     stop = Stop(after)
     ncm = NCMCallback(NCM(None, model.digit_ids, 3), csv=folder / "ncm.csv")
-    training.train(
+    fine_tuning.train(
         model, table, recipe, View(), folder / "checkpoints", save_steps=2,
         callbacks=[ncm, stop], held_out=table.subset(table.frame["id"][:7]), evaluate_every=3,
         keep=folder / "kept" if after >= recipe.steps else None,

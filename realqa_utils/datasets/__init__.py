@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from realqa_utils import results
 from realqa_utils.datasets import livec, mini, realqa, registry
 from realqa_utils.datasets.table import (
     Split,
@@ -13,8 +12,9 @@ from realqa_utils.datasets.table import (
     official_split,
     random_splits,
 )
+from realqa_utils.forms.scores import Scale
 from realqa_utils.profiles import Profile
-from realqa_utils.scores import Scale
+from realqa_utils.records import results
 
 
 def open_splits(profile: Profile, name: str = "") -> list[Split]:

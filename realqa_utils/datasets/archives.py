@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from realqa_utils.datasets.table import Table, make_table, refuse
-from realqa_utils.scores import SCALES
+from realqa_utils.forms.scores import SCALES
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 

@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from realqa_utils import results
 from realqa_utils.datasets import mini, scenes
 from realqa_utils.datasets.scenes import Scene
 from realqa_utils.datasets.table import Table, make_table
 from realqa_utils.parallel import run_all
+from realqa_utils.records import results
 
 NAME = "mini-konvid"
 DOMAIN = mini.DOMAINS[NAME]

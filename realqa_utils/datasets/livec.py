@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.io import loadmat
 
 from realqa_utils.datasets.table import Table, group_by_bytes, make_table
-from realqa_utils.scores import SCALES
+from realqa_utils.forms.scores import SCALES
 
 NAMES, MOS, STD = "AllImages_release", "AllMOS_release", "AllStdDev_release"
 TRAINING_NAME = r"t\d+\."  # t1.bmp .. t7.bmp, the first seven rows; the others are plain numbers

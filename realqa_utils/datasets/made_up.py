@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from realqa_utils import results
-from realqa_utils.conversations import MIX
 from realqa_utils.datasets import clips, mini, realqa
-from realqa_utils.photos import open_photo
-from realqa_utils.scores import SCALES, Scale
+from realqa_utils.forms.conversations import MIX
+from realqa_utils.forms.scores import SCALES, Scale
+from realqa_utils.images.photos import open_photo
+from realqa_utils.records import results
 
 PHOTOGRAPHS, CLIPS = 40, 4  # of each set
 SIZES = ((640, 480), (480, 640), (560, 420), (320, 320), (600, 400))  # width x height, in turn

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from realqa_utils import taxonomy
 from realqa_utils.datasets import scenes
 from realqa_utils.datasets.scenes import Look, Scene
 from realqa_utils.datasets.table import Table, make_table
+from realqa_utils.forms import taxonomy
+from realqa_utils.forms.scores import Scale
 from realqa_utils.parallel import run_all
-from realqa_utils.scores import Scale
 
 SIZE = 112  # pixels: 8 x 8 patches of 14, 16 tokens after the 2 x 2 merger
 

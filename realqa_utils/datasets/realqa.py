@@ -25,9 +25,9 @@ import pandas as pd
 
 from realqa_utils.datasets.files import TABLES, locate, read_table
 from realqa_utils.datasets.table import SPLITS, Table, make_table
+from realqa_utils.forms.scores import Scale
+from realqa_utils.forms.taxonomy import ATTRIBUTES, Attribute
 from realqa_utils.profiles import unknown
-from realqa_utils.scores import Scale
-from realqa_utils.taxonomy import ATTRIBUTES, Attribute
 
 #: Our name of a column and the published one; case, spaces and punctuation make no difference.
 COLUMNS: dict[str, str | None] = {

@@ -43,8 +43,8 @@ from realqa_utils.datasets.table import (
     official_split,
     random_splits,
 )
+from realqa_utils.forms.scores import SCALES, Scale
 from realqa_utils.profiles import unknown
-from realqa_utils.scores import SCALES, Scale
 
 #: The splits of a table of annotations; the folder is where lists of photographs are looked for.
 Protocol = Callable[[Table, Path], list[Split]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from realqa_utils.scores import Scale
+from realqa_utils.forms.scores import Scale
 
 REQUIRED = ("id", "path", "mos")
 SPLITS = ("", "train", "validation", "test")

@@ -1,0 +1,1 @@
+"""Speeds, each measured beside another way in one run."""

@@ -1,0 +1,209 @@
+"""The scoreboard (notebook 11): the verdict on every claim of the paper, and what it cost.
+
+Everything is read from `figures/<profile>/`, and what has not run is listed as such. How single
+numbers compare with printed ones is in `comparison`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from realqa_utils.claims import comparison, paper
+from realqa_utils.profiles import PROFILES, Profile, unknown
+from realqa_utils.records import results
+
+NOTEBOOK = "11_scoreboard"
+NOT_RUN = "not run"
+#: Units of estimates; ranks have no unit, so the first two may share an axis.
+DIFFERENCE, CORRELATION, SQUARED = "difference of SRCC", "rank correlation", "squared points"
+#: Claim -> a short title, the unit of its estimate, the notebook that judges it.
+CLAIMS = {
+    "T1-stage1-beats-zero-shot": ("Stage 1 beats zero-shot", DIFFERENCE, "02"),
+    "T2-mixed-granularity-best": ("Mixed granularity is best", DIFFERENCE, "03"),
+    "T3-sorting-separates-models": ("Better sorters score better", DIFFERENCE, "04"),
+    "T4-two-extra-digits": ("Two extra digits help", DIFFERENCE, "05"),
+    "S46-next-token-vs-regression": ("Digits beat regression", DIFFERENCE, "07"),
+    "F2-attributes-track-mos": ("MOS rises with attributes", CORRELATION, "08"),
+    "S47-cot-beats-direct": ("Chain of thought helps", DIFFERENCE, "08"),
+    "S47-cross-domain": ("It helps on unseen sets", DIFFERENCE, "09"),
+    "S47-video-zero-shot": ("Images teach video", CORRELATION, "10"),
+    "F5-ncm-falls": ("NCM falls", SQUARED, "06"),
+    "F5-ncmstar-falls": ("NCM* falls", SQUARED, "06"),
+}
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
+def profiles_with_claims(first: str, figures: Path) -> tuple[str, ...]:
+    """`first`, then every other profile that has judged claims, but `smoke`, which is no evidence.
+
+    `figures` holds the profiles' folders, here and below.
+    """
+    others = [name for name in PROFILES if name not in (first, "smoke")]
+    return (first, *(name for name in others if (figures / name / "claims.csv").exists()))
+
+
+def board(profiles: Sequence[str], figures: Path) -> pd.DataFrame:
+    """All claims of the paper, a row a claim and profile: `not run` where nothing was recorded.
+
+    Columns are those of `claims.csv`, and profile, title, unit. Raises ValueError, naming the
+    file, for missing columns and for an unknown claim or verdict.
+    """
+    recorded = {profile: _recorded(figures / profile / "claims.csv") for profile in profiles}
+    rows = []
+    for claim, (title, unit, notebook) in CLAIMS.items():
+        empty = {"claim": claim, "notebook": notebook, "statement": paper.CLAIMS[claim],
+                 "n": pd.NA, "seeds": "", "verdict": NOT_RUN}  # fmt: skip
+        for profile, found in recorded.items():
+            row = empty | found.get(claim, {})
+            rows.append(row | {"profile": profile, "title": title, "unit": unit})
+    columns = [*results.CLAIM_COLUMNS, "profile", "title", "unit"]
+    kinds = {"n": "Int64"} | dict.fromkeys(("estimate", "low", "high"), float)
+    return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+def _recorded(path: Path) -> dict[str, dict]:
+    """Claim -> its row of a `claims.csv`; empty where there is no such file."""
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype={"notebook": str, "seeds": str})
+    if missing := [name for name in results.CLAIM_COLUMNS if name not in table]:
+        raise ValueError(f"{path}: the table lacks the columns {', '.join(missing)}")
+    for kind, known in (("claim", paper.CLAIMS), ("verdict", paper.VERDICTS)):
+        for name in table[kind]:
+            if name not in known:
+                raise ValueError(f"{path}: {unknown(kind, name, known)}")
+    return {row["claim"]: row for row in table.to_dict("records")}
+
+
+def place(claim: str) -> str:
+    """Where the paper makes a claim.
+
+    >>> place("S46-next-token-vs-regression"), place("T1-stage1-beats-zero-shot")
+    ('Sec. 4.6', 'Table 1')
+    """
+    kind, number = claim[0], claim.partition("-")[0][1:]
+    return {"T": "Table ", "F": "Fig. ", "S": "Sec. "}[kind] + ".".join(number)
+
+
+def measured(row: Mapping) -> str:
+    """An estimate with its interval to the digits of its unit; empty where nothing was recorded.
+
+    >>> measured({"estimate": 2.9327, "low": 2.895, "high": 2.9704, "unit": "squared points"})
+    '+2.93 [+2.90, +2.97]'
+    """
+    if pd.isna(row["estimate"]):
+        return ""
+    return comparison.cell(row, "+.2f" if row["unit"] == SQUARED else "+.3f")
+
+
+def shown(board: pd.DataFrame) -> pd.DataFrame:
+    """The board for reading: a row a claim, its statement, and what each profile says of it."""
+    said = [f"{row['verdict']} {measured(row)}".strip() for row in board.to_dict("records")]
+    wide = board.assign(said=said).pivot(index="claim", columns="profile", values="said")
+    wide = wide.loc[board["claim"].unique(), board["profile"].unique()].rename_axis(columns=None)
+    wide.insert(0, "statement", wide.index.map(paper.CLAIMS))
+    return wide
+
+
+def summary(board: pd.DataFrame) -> str:
+    """For each profile how many claims have which verdict, and which those are."""
+    lines = []
+    for profile, part in board.groupby("profile", sort=False):
+        counts = part["verdict"].value_counts()
+        said = [f"{verdict} {counts.get(verdict, 0)}" for verdict in (*paper.VERDICTS, NOT_RUN)]
+        lines.append(f"{profile}: {', '.join(said)} of {len(part)} claims.")
+        for verdict in ("fails", "undecided"):
+            lines += [
+                f"  {verdict}: {row['title']} ({place(row['claim'])}), {measured(row)}"
+                for row in part[part["verdict"] == verdict].to_dict("records")
+            ]
+    return "\n".join(lines)
+
+
+# --- cost ----------------------------------------------------------------------------------------
+
+
+def costs(profile: str, figures: Path) -> pd.DataFrame:
+    """Time, peak memory and energy of each notebook, and of all, as the records of results tell.
+
+    A notebook's clock starts with it and is read at every result, so its last reading counts.
+    Core minutes are those by the processes at work; of all notebooks only these add up, as two may
+    run beside each other. Energy, of the whole machine, is in a record only where the machine tells
+    it. Raises ValueError for a damaged record.
+    """
+    records: dict[str, dict[str, dict]] = {}
+    for path in sorted((figures / profile).glob("[0-9][0-9]_*.json")):
+        if not path.stem.startswith(NOTEBOOK):  # it only reads files
+            records.setdefault(path.stem[:2], {})[path.stem] = _record(path)
+    columns = (
+        "notebook", "minutes", "core minutes", "peak memory, MiB", "energy, kJ", "recorded",
+    )  # fmt: skip
+    rows = [_cost(min(found, key=len), list(found.values())) for found in records.values()]
+    table = pd.DataFrame(rows, columns=columns).astype({"energy, kJ": float})
+    complete = len(table) and table["energy, kJ"].notna().all()
+    total = ("all", None, table["core minutes"].sum(), table["peak memory, MiB"].max(),
+             table["energy, kJ"].sum() if complete else None, None)  # fmt: skip
+    table = pd.concat([table, pd.DataFrame([total], columns=columns)])
+    table = table.astype({"minutes": float}).round(1)
+    table["energy, kJ"] = table["energy, kJ"].astype(object).fillna("not measured")
+    return table.astype(object).fillna("").set_index("notebook")
+
+
+def _record(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); right is a record of a result") from None
+
+
+def _cost(stem: str, records: Sequence[Mapping]) -> tuple:
+    last = max(records, key=lambda record: record["wall_seconds"])
+    joules = last.get("energy_joules")
+    memory = [record["peak_memory_mib"] or float("nan") for record in records]
+    minutes = last["wall_seconds"] / 60
+    return (stem, minutes, minutes * last.get("workers", last["cpus"]), max(memory),
+            None if joules is None else joules / 1000, last["date"][:10])  # fmt: skip
+
+
+# --- result --------------------------------------------------------------------------------------
+
+
+def save(
+    profile: Profile,
+    board: pd.DataFrame,
+    tables: Mapping[int, pd.DataFrame],
+    figure: Figure,
+    figures: Path,
+    watch: results.Stopwatch,
+) -> str:
+    """Write the claims of this profile, the tables beside the paper's, and the figure.
+
+    Costs are not written: they are in the records already, and differ from run to run.
+    """
+    own = board[board["profile"] == profile.name]
+    detail = own["statement"].str.extract(r"\[(.*)\]$")[0]
+    own = own.assign(dataset=own["profile"], model=detail.fillna(""), metric=own["unit"])
+    beside = pd.concat([part.assign(table=number) for number, part in tables.items()])
+    names = ["claims", *dict.fromkeys(comparison.SHOWN_BY.values())]
+    read = [figures / profile.name / f"{name}.csv" for name in names]
+    facts = {
+        "seeds": profile.seeds,
+        "n": int((own["verdict"] != NOT_RUN).sum()),
+        "n_parsed": None,
+        "interval": "as the notebook of each claim says in its record",
+        "data_hashes": {path.name: results.file_hash(path) for path in read if path.exists()},
+        "model_hash": None,
+        "started": watch,
+        "notes": "n counts the claims with a result; dataset is the profile of a claim",
+    }
+    kept = [*results.TABLE_COLUMNS, "claim", "notebook", "statement", "verdict"]
+    path = results.save(NOTEBOOK, profile, own[kept], figures={"": figure}, **facts)
+    results.save(f"{NOTEBOOK}_tables", profile, beside, **facts)
+    return path.parent.name

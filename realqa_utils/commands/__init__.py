@@ -1,0 +1,1 @@
+"""The commands of `realqa` that have options of their own."""

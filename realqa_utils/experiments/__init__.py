@@ -1,0 +1,1 @@
+"""The experiments of the notebooks, and what several of them share."""

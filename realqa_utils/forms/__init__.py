@@ -1,0 +1,1 @@
+"""What is asked and answered: attributes, scores as digits, conversations, chains of thought."""

@@ -1,0 +1,1 @@
+"""Photographs before any model: found and read, which pixels are seen, which are dropped."""

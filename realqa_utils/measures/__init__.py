@@ -1,0 +1,1 @@
+"""How answers are judged: correlations, intervals by resampling, the composite score."""

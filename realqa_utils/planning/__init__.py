@@ -1,0 +1,1 @@
+"""What a profile needs, told before anything is downloaded."""

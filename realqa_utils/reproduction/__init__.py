@@ -1,0 +1,1 @@
+"""The notebooks as one graph: run, resumed, committed, and shown as pages."""

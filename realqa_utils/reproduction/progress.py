@@ -1,0 +1,131 @@
+"""How a run of the graph goes, told to a reader: from small files that the jobs write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from subprocess import Popen
+
+from realqa_utils import parallel
+from realqa_utils.records import results
+from realqa_utils.reproduction import graph
+
+LOOK = 0.3  # seconds between two looks
+LOG = 60.0  # seconds between two lines where the output is no terminal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one notebook; `error` is empty unless it failed."""
+
+    stem: str
+    status: str  # ok | kept | failed | not run
+    seconds: float | None = None  # None: it did not run
+    error: str = ""
+
+
+def tell(profile: str, stem: str, state: Mapping[str, object]) -> None:
+    """Write how the job of a notebook stands."""
+    results.write_json(graph.folder(profile) / f"{stem}.status.json", state)
+
+
+def states(plan: dict) -> dict[str, dict]:
+    """Stem -> how its job stands, for the jobs that this run has begun."""
+    folder, found = graph.folder(plan["profile"]), {}
+    for stem in plan["notebooks"]:
+        path = folder / f"{stem}.status.json"
+        state = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if state.get("run") == plan["run"]:
+            found[stem] = state
+    return found
+
+
+def follow(process: Popen, plan: dict) -> None:
+    """Print each notebook that ends, and how the others stand, until the engine's process ends."""
+    live, ended, due = sys.stdout.isatty(), set(), time.monotonic() + LOG
+    while True:
+        over = process.poll() is not None  # before the look, so that nothing is missed
+        found = states(plan)
+        for stem, state in found.items():
+            if state["state"] != "running" and stem not in ended:
+                ended.add(stem)
+                _print(f"{stem:<28} {_clock(state['seconds']):>7}  {state['state']}", live)
+        if over:
+            return
+        if live:
+            _print(line(plan, found, parallel.cores()), live, end="")
+        elif time.monotonic() >= due:
+            _print(line(plan, found, parallel.cores()), live)
+            due += LOG
+        time.sleep(LOOK)
+
+
+def _print(text: str, live: bool, end: str = "\n") -> None:
+    """In a terminal a line takes the place of the one before, which had no end."""
+    if live:
+        width = shutil.get_terminal_size().columns - 1
+        text = f"\r{text[:width]:<{width}}"
+    print(text, end=end, flush=True)
+
+
+def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
+    """Done, running (cell, time) and time left, in one line."""
+    running = {stem: state for stem, state in found.items() if state["state"] == "running"}
+    waiting = [
+        notebook["expected"]
+        for stem, notebook in plan["notebooks"].items()
+        if stem not in found and not graph.is_done(notebook["stamp"], plan["profile"])
+    ]
+    total = len(plan["notebooks"])
+    parts = [f"{total - len(running) - len(waiting)} of {total} done"]
+    left = sum(waiting)
+    for stem, state in running.items():
+        notebook, elapsed = plan["notebooks"][stem], time.time() - state["started"]
+        parts.append(f"{stem}: cell {state['cell']} of {state['cells']}, {_clock(elapsed)}")
+        left += max(0.0, notebook["expected"] - elapsed * graph.cores(notebook, cores))
+    return " | ".join([*parts, f"about {max(1, round(left / cores / 60))} min left"])
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds.
+
+    >>> _clock(192.6)
+    '3:13'
+    """
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02}"
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+def outcomes(plan: dict) -> list[Outcome]:
+    """What became of every notebook of a plan, once the engine has ended."""
+    found = states(plan)
+    return [_outcome(plan, stem, found.get(stem, {})) for stem in plan["notebooks"]]
+
+
+def _outcome(plan: dict, stem: str, state: dict) -> Outcome:
+    if not state:
+        notebook, profile = plan["notebooks"][stem], plan["profile"]
+        missing = [name for name in notebook["after"] if not graph.is_done(name, profile)]
+        why = f": it reads {', '.join(name.split('.')[0] for name in missing)}" if missing else ""
+        kept = graph.is_done(notebook["stamp"], profile)
+        return Outcome(stem, "kept" if kept else f"not run{why}")
+    if state["state"] == "running":  # and yet it is over
+        error = f"{stem}.ipynb: killed in cell {state['cell']}; perhaps memory ran out"
+        return Outcome(stem, "failed", state["seconds"], error)
+    return Outcome(stem, state["state"], state["seconds"], state.get("error", ""))
+
+
+def summary(ends: Sequence[Outcome]) -> str:
+    """Notebook, seconds and status, one a line; below them the errors."""
+    rows = [f"{'notebook':<28} {'seconds':>8}  status"]
+    for end in ends:
+        seconds = "-" if end.seconds is None else f"{end.seconds:.1f}"
+        rows.append(f"{end.stem:<28} {seconds:>8}  {end.status}")
+    errors = [f"\n{end.error}" for end in ends if end.error]
+    return "\n".join([*rows, *errors])
