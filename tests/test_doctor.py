@@ -127,7 +127,7 @@ def test_a_gpu_that_is_too_small_is_told_the_lever(cards):
     cards(80, 24)  # the smallest decides
     line = next(iter(machine.gpu(case("paper"))))
     assert line.state == PROBLEM
-    assert "--four-bit fits" in line.advice
+    assert "--four-bit --micro-batch 8 fits" in line.advice
 
 
 @pytest.mark.parametrize(

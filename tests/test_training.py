@@ -28,7 +28,7 @@ from realqa_utils.model import adapters, vision
 from realqa_utils.model.backbone import Backbone, mini_config
 from realqa_utils.ncm import NCM, NCMCallback
 from realqa_utils.scoring import digit_tree
-from realqa_utils.training import batches, fine_tuning, losses
+from realqa_utils.training import answer_trainer, batches, fine_tuning, losses
 from realqa_utils.training.answer_trainer import AnswerTrainer
 from realqa_utils.training.fine_tuning import Collator, arguments, train
 from realqa_utils.training.recipes import Recipe
@@ -379,7 +379,9 @@ def test_adapters_read_bfloat16_and_learn_what_they_would_from_float32(
         return next(n for n, m in model.named_modules() if getattr(m, "base_layer", None) is base)
 
     read, narrow = trained()
-    monkeypatch.setattr(fine_tuning, "disable_input_dtype_casting", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(
+        answer_trainer, "disable_input_dtype_casting", lambda *_, **__: nullcontext()
+    )
     widened, wide = trained()
     assert (read, widened) == ({torch.bfloat16}, {torch.float32})
     moved = [name for name in wide if "lora_B" in name]  # they start at 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -44,6 +45,12 @@ class AnswerTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         size, rows = self.args.per_device_eval_batch_size, self.eval_dataset
         return self.accelerator.prepare(DataLoader(rows, size, collate_fn=self.eval_collator))
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        # Autocast makes bfloat16 of what adapters read, forwards and when a layer is run again:
+        # float32 in between, as the library has it, says the same more slowly.
+        with disable_input_dtype_casting(self.model, active=self.args.bf16):
+            return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs, given = dict(inputs), {}

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import get_last_checkpoint
@@ -144,9 +143,7 @@ def train(
         eval_collator=watched,
     )
     trainer.remove_callback(PrinterCallback)
-    # autocast makes bfloat16 of what adapters read: float32 in between says the same, more slowly
-    quiet = disable_input_dtype_casting(backbone.model, active=trainer.args.bf16)
-    with attention(backbone, _attention(recipe)), quiet:
+    with attention(backbone, _attention(recipe)):
         trainer.train(resume_from_checkpoint=last_checkpoint(out) if save_steps else None)
     if keep:
         _keep(trainer, backbone, keep)
