@@ -1,7 +1,7 @@
 """A thin package behind the notebooks that reproduce RealQA (arXiv:2503.06141).
 
 The notebooks are what people open; this package holds what they share. Data flows one way:
-`datasets -> conversations -> training -> scoring -> statistics -> paper -> results`.
+`forms, images -> model -> datasets -> scoring, training, ncm -> experiments -> plotting, claims`.
 """
 
 import logging
