@@ -145,6 +145,19 @@ def test_the_functions_are_what_loops_give(digits, batch, scale, seed):
             np.testing.assert_allclose(values, [e[name] for e in expected], atol=1e-12, rtol=1e-9)
 
 
+@pytest.mark.parametrize("reading", [None, *READINGS])
+def test_the_functions_have_gradients(reading):
+    z = torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = torch.tensor([[3, 4, 7], [0, 9, 9]])
+
+    def squares(z):
+        if reading is None:
+            return squared_errors(z, truth)
+        return squared_errors_without_truth(z, truth, reading)
+
+    assert torch.autograd.gradcheck(squares, z.requires_grad_())
+
+
 def test_single_precision_stays_single():
     z, truth = torch.zeros(2, 3, 10), torch.zeros(2, 3, dtype=torch.long)
     assert squared_errors(z, truth).dtype == torch.float32
@@ -235,6 +248,18 @@ def test_the_value_of_a_batch_and_a_reset():
     metric.reset()
     metric.update(logits[:3], labels[:3], places[:3])
     assert_same(metric.compute(), first, 0)
+
+
+def test_to_start_over_is_a_reset():
+    logits, labels, places = rows()
+    metric = NCM(None, IDS, DIGITS)
+    metric.add(logits[:3], labels[:3], places[:3])
+    first = metric.compute()
+    metric.start_over()
+    assert metric.explain() == "no row was given" and not metric.sums.any()
+    metric.add(logits[3:], labels[3:], places[3:])
+    assert_same(metric.numbers(), measure([list(range(3, 10))]), 0)
+    assert_same(first, measure([[0, 1, 2]]), 0)  # what was given out stays
 
 
 def test_contributions_sum_to_ncm():

@@ -15,11 +15,15 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from realqa_utils.ncm.metric import NCM
+from realqa_utils.ncm.metric import COUNTS, NCM
 from realqa_utils.records import results
 
 COLUMNS = ("step", "split", "metric", "value")
 TRAIN, HELD_OUT = "train", "held-out"
+UNHEARD = (
+    "no forward pass had both labels and logits; a Trainer that computes its loss outside of the "
+    "model must call `observe(logits, labels)`"
+)
 
 
 class NCMCallback(TrainerCallback):
@@ -58,7 +62,7 @@ class NCMCallback(TrainerCallback):
         self._listen(model)
         if self.csv and state.is_world_process_zero:
             _begin(self.csv, state.global_step)
-            self._file = self.csv.open("a")
+            self._file = self.csv.open("ab", buffering=0)  # a kill loses nothing logged
 
     def on_train_end(self, args, state, control, **_):
         self._hook.remove()
@@ -88,7 +92,7 @@ class NCMCallback(TrainerCallback):
         if not training and (own := self._own_rows(len(labels))) < len(labels):
             logits, labels = logits[:own], labels[:own]
             places = None if places is None else places[:own]
-        self.metrics[TRAIN if training else HELD_OUT].update(logits, labels, places)
+        self.metrics[TRAIN if training else HELD_OUT].add(logits, labels, places)
 
     def _own_rows(self, rows: int) -> int:
         """How many rows of a batch of evaluation are no copies.
@@ -125,13 +129,14 @@ class NCMCallback(TrainerCallback):
 
     def _log(self, state, split: str) -> dict[str, float]:
         metric = self.metrics[split]
-        values = metric.numbers() if metric.update_called else {}  # nothing heard: in no process
-        if not (self.warned or values.get("scored")):
+        values = metric.numbers()
+        heard = any(map(values.get, COUNTS))
+        if not (self.warned or values["scored"]):
             self.warned = True
-            warnings.warn(f"NCM, {split}: {_why_not(metric)}", stacklevel=2)
-        if not values:
+            warnings.warn(f"NCM, {split}: {metric.explain() if heard else UNHEARD}", stacklevel=2)
+        if not heard:
             return {}
-        metric.reset()
+        metric.start_over()
         prefix = "eval_" if split == HELD_OUT else ""
         named = {prefix + name: value for name, value in values.items()}
         if self.trainer is None:
@@ -141,19 +146,8 @@ class NCMCallback(TrainerCallback):
         if self._file:
             start = f"{state.global_step},{split},"
             lines = (f"{start}{name},{value!r}\n" for name, value in values.items())
-            self._file.write("".join(lines))
-            self._file.flush()  # a kill loses nothing that was logged
+            self._file.write("".join(lines).encode())
         return named
-
-
-def _why_not(metric: NCM) -> str:
-    """Why nothing was scored."""
-    if metric.update_called:
-        return metric.explain()
-    return (
-        "no forward pass had both labels and logits; a Trainer that computes its loss outside of "
-        "the model must call `observe(logits, labels)`"
-    )
 
 
 def _begin(path: Path, step: int) -> None:

@@ -7,10 +7,13 @@ It reads the digit positions only, so it may be asked at every step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 from torchmetrics import Metric
 
 from realqa_utils.forms.conversations import Form
@@ -19,6 +22,8 @@ from realqa_utils.ncm.score_places import ScorePlaces
 from realqa_utils.training import losses
 
 READINGS = ("renormalised", "as_published")  # of NCM*
+COUNTS = ("scored", "skipped", "not_finite")
+_arange = lru_cache(maxsize=8)(torch.arange)
 
 # z: digit logits (rows, M, 10) at the true digits before each; digits: the true ones (rows, M).
 
@@ -30,7 +35,7 @@ def expected_score(z: torch.Tensor) -> torch.Tensor:
 
 def squared_errors(z: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
     """(E[S] - S)^2 (rows,); NCM is their mean."""
-    return _errors(z.softmax(-1), digits).sum(-1).square()
+    return _errors_of(z, digits)[-1].sum(-1).square()
 
 
 def squared_errors_without_truth(
@@ -46,7 +51,9 @@ def squared_errors_without_truth(
     >>> squared_errors_without_truth(sure, torch.tensor([[3, 4, 7]]), "as_published")
     tensor([12.0409], dtype=torch.float64)
     """
-    return _errors(_without_truth(z, digits, reading, z.softmax(-1)), digits).sum(-1).square()
+    if reading not in READINGS:
+        raise ValueError(f"reading is {reading!r}; must be one of {READINGS}")
+    return _errors_of(z, digits)[READINGS.index(reading)].sum(-1).square()
 
 
 def digit_contributions(z: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
@@ -55,24 +62,27 @@ def digit_contributions(z: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
     Digit i gives (E[S] - S) w_i (E_i - d_i). A digit that makes up for another's error counts
     below zero.
     """
-    errors = _errors(z.softmax(-1), digits)
+    errors = _errors_of(z, digits)[-1]
     return errors.sum(-1, keepdim=True) * errors
 
 
-def _without_truth(z, digits, reading: str, chances: torch.Tensor) -> torch.Tensor:
-    """What NCM* takes for the `chances` of the ten digits: (rows, M, 10), 0 at the true one."""
-    if reading == "renormalised":
-        return z.scatter(-1, digits[..., None], -torch.inf).softmax(-1)
-    if reading == "as_published":
-        return chances.scatter(-1, digits[..., None], 0.0)
-    raise ValueError(f"reading is {reading!r}; must be one of {READINGS}")
+def _errors_of(z: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
+    """`_errors` without a table to be brought to the device."""
+    values = torch.arange(10, dtype=z.dtype, device=z.device)[:, None, None]
+    weights = 10 ** -torch.arange(digits.shape[-1], dtype=z.dtype, device=z.device)
+    return _errors(z.movedim(-1, 0), digits, values, weights)
 
 
-def _errors(chances: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
-    """w_i (sum_v v p_i(v) - d_i): (..., rows, M), without a table to be brought to the device."""
-    values = torch.arange(10, dtype=chances.dtype, device=chances.device)
-    places = torch.arange(digits.shape[-1], dtype=chances.dtype, device=chances.device)
-    return (chances @ values - digits) / 10**places
+def _errors(z, digits, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """w_i (sum_v v p_i(v) - d_i) with the p of the `READINGS` and of NCM itself: (3, rows, M).
+
+    z is (10, rows, M), since a softmax over digits in front takes a third of the time. `values`
+    (10, 1, 1) give the precision.
+    """
+    true = digits.expand(2, 1, -1, -1)
+    kept = z.expand(3, -1, -1, -1).scatter(1, true[:1], -torch.inf)  # renormalised
+    parts = kept.softmax(1, values.dtype) * values
+    return (parts.scatter_(1, true, 0.0).sum(1) - digits) * weights  # and as published
 
 
 class NCM(Metric):
@@ -96,7 +106,8 @@ class NCM(Metric):
     full_state_update = False
     is_differentiable = False  # `losses.ncm_loss` is
     higher_is_better = False
-    sums: torch.Tensor
+    sums: torch.Tensor  # what each digit adds to NCM* in the `READINGS`, NCM, cross entropy (4, M)
+    counts: torch.Tensor  # of rows: `COUNTS`
 
     def __init__(
         self,
@@ -109,19 +120,21 @@ class NCM(Metric):
         numbers = range(1, len(place_values(digits)) + 1)
         if len(set(digit_ids)) != 10:
             raise ValueError(f"digit_ids must be ten different token ids, not {list(digit_ids)}")
-        self.places, self.digits, self.largest_id = places, digits, max(digit_ids)
+        self.places, self.digits, self.digit_ids = places, digits, tuple(digit_ids)
+        self.largest_id = max(digit_ids)
         self.means = (
             *("ncm", "ncm_star", "ncm_star_as_published", "digit_ce"),
             *(f"ncm_digit_{i}" for i in numbers),
             *(f"digit_ce_{i}" for i in numbers),
         )
-        self.register_buffer("ids", torch.tensor(list(digit_ids)), persistent=False)
-        digit_of = torch.full((self.largest_id + 2,), -1)  # of a token; the last are all others
-        digit_of[self.ids] = torch.arange(10)
-        self.register_buffer("digit_of", digit_of, persistent=False)
-        size = len(self.means) + 3
-        self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+        for name, shape in (("sums", (4, digits)), ("counts", (3,))):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.last_labels: torch.Tensor | None = None
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """Token ids of the ten digits."""
+        return _tables(self.digit_ids, self.digits, self.sums.device)[0]
 
     @classmethod
     def of(cls, tokenizer, form: Form | str, digits: int, **kwargs: Any) -> NCM:
@@ -132,7 +145,6 @@ class NCM(Metric):
         places = ScorePlaces.of_form(tokenizer, form, digits)
         return cls(places, places.digit_ids, digits, **kwargs)
 
-    @torch.no_grad()
     def update(
         self, logits: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
     ) -> None:
@@ -145,9 +157,14 @@ class NCM(Metric):
 
         Raises ValueError for shapes that do not fit.
         """
+        self.add(logits, labels, places)
+
+    @torch.inference_mode()  # a tenth of the time would be bookkeeping for gradients
+    def add(self, logits, labels, places: torch.Tensor | None = None) -> None:
+        """`update` without the books of `torchmetrics`, for who asks at every step."""
         self._check(logits, labels)
-        self.last_labels = labels
-        if self.ids.device != logits.device:
+        object.__setattr__(self, "last_labels", labels)  # as slow as three ops otherwise
+        if self.sums.device != logits.device:
             self.to(logits.device)
         places = self._find(labels) if places is None else places
         if places.shape != (len(labels), self.digits):
@@ -156,19 +173,17 @@ class NCM(Metric):
                 "column of labels for each digit"
             )
         places, labels = places.to(logits.device), labels.to(logits.device)
+        if labels.shape[1] == 1:  # which nothing predicts
+            labels = F.pad(labels, (0, 1), value=-1)
         within = places.clamp(1, labels.shape[1] - 1)
+        ids, digit_of, *scale = _tables(self.digit_ids, self.digits, logits.device)
         tokens = labels.gather(1, within).clamp(-1, self.largest_id + 1)
-        digits = self.digit_of[tokens]  # (batch, M), -1 for a token that is no digit
-        known = ((places == within) & (places > 0) & (digits >= 0)).all(1)
-        rows = torch.arange(len(labels), device=labels.device)[:, None]
-        heard = logits[rows, within - 1]  # (batch, M, vocabulary), a copy
-        z = heard[..., self.ids].double()
-        terms = _terms(z, digits.clamp(min=0), _log_sum_exp(heard))
-        finite = torch.cat((z.flatten(1), terms), 1).isfinite().all(1)
+        digits = digit_of[tokens]  # (batch, M), -1 for a token that is no digit
+        known = ((places == within) & (digits >= 0)).all(1, keepdim=True)
+        terms, finite = _terms(_heard(logits, within), digits.clamp(min=0), ids, *scale)
         scored = known & finite
-        counts = torch.stack((scored, ~known, known ^ scored), 1)
-        terms = torch.cat((terms.where(scored[:, None], 0.0), counts), 1)
-        self.sums = self.sums + terms.sum(0)
+        self.sums.add_(terms.where(scored, 0.0).sum(1))
+        self.counts.add_(torch.cat((scored, ~known, known ^ scored), 1).sum(0))
 
     def compute(self) -> dict[str, torch.Tensor]:
         """Means over the rows with a score, NaN where there is none, and the counts of rows.
@@ -177,31 +192,41 @@ class NCM(Metric):
         over the whole vocabulary per digit token; `ncm_digit_1` .. `ncm_digit_M`, which sum to
         `ncm`, and `digit_ce_1` ..; `scored`, `skipped` (no score) and `not_finite`.
         """
-        counts = self.sums[-3:]
-        values = torch.cat((self.sums[:-3] / counts[0], counts))
-        names = (*self.means, "scored", "skipped", "not_finite")
-        return dict(zip(names, values, strict=True))
+        return self._named(self.sums / self.counts[0], self.counts.clone())
 
     def numbers(self) -> dict[str, float]:
         """`compute` as plain numbers, added up over processes: one look at the device.
 
-        For who asks at every step: the ways of `torchmetrics` cost as much as the update.
+        For who asks at every step: the ways of `torchmetrics` cost as much as a batch.
         """
-        sums = self.sums
+        sums, counts = self.sums, self.counts
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            sums = sums.clone()
+            sums, counts = sums.clone(), counts.clone()
             torch.distributed.all_reduce(sums)
-        *terms, scored, skipped, not_finite = sums.tolist()
-        means = (term / scored if scored else float("nan") for term in terms)
-        counts = {"scored": scored, "skipped": skipped, "not_finite": not_finite}
-        return dict(zip(self.means, means, strict=True)) | counts
+            torch.distributed.all_reduce(counts)
+        counts = counts.tolist()
+        rows = counts[0] or math.nan
+        return self._named([[s / rows for s in line] for line in sums.tolist()], counts)
+
+    def _named(self, means, counts) -> dict:
+        """Names for means (4, M) and counts (3,), be they tensors or lists."""
+        star, published, ncm, entropy = means
+        whole = (sum(ncm), sum(star), sum(published), sum(entropy) / self.digits)
+        names = (*self.means, *COUNTS)
+        return dict(zip(names, (*whole, *ncm, *entropy, *counts), strict=True))
+
+    @torch.inference_mode()
+    def start_over(self) -> None:
+        """`reset` for who asks at every step: the sums and counts only."""
+        self.sums.zero_()
+        self.counts.zero_()
 
     def explain(self) -> str:
         """Why nothing was scored in this process; empty where something was. Asks the device."""
-        scored, skipped, not_finite = map(int, self.sums[-3:].tolist())
+        scored, skipped, not_finite = map(int, self.counts.tolist())
         if scored:
             return ""
-        if not self.update_called or not skipped + not_finite:
+        if not skipped + not_finite:
             return "no row was given"
         said = [f"none of {skipped + not_finite} rows could be scored"]
         if not_finite:
@@ -214,9 +239,7 @@ class NCM(Metric):
 
     def _find(self, labels: torch.Tensor) -> torch.Tensor:
         if self.places is None:
-            raise ValueError(
-                "places must be given: the metric was built without a way to find them"
-            )
+            raise ValueError("places must be given: the metric has no way to find them")
         return self.places(labels)
 
     def _check(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -237,19 +260,40 @@ class NCM(Metric):
             )
 
 
-def _terms(z: torch.Tensor, digits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """What every row adds to the sums: (rows, 4 + 2M). `mass` is log sum exp over all tokens."""
-    chances = z.softmax(-1)
-    readings = (chances, *(_without_truth(z, digits, reading, chances) for reading in READINGS))
-    parts = _errors(torch.stack(readings), digits)  # (3, rows, M)
-    whole = parts.sum(-1)
-    entropy = mass - z.gather(-1, digits[..., None])[..., 0]
-    means = torch.cat((whole.square(), entropy.mean(1)[None])).T
-    return torch.cat((means, whole[0, :, None] * parts[0], entropy), 1)
+@lru_cache(maxsize=8)
+def _tables(ids: tuple[int, ...], digits: int, device: torch.device) -> list[torch.Tensor]:
+    """The ten ids; the digit of a token, -1 for none, the last of all others; values; weights."""
+    digit_of = torch.full((max(ids) + 2,), -1)
+    digit_of[list(ids)] = values = torch.arange(10)
+    weights = torch.from_numpy(place_values(digits))
+    tables = (torch.tensor(ids), digit_of, values.double()[:, None, None], weights)
+    return [table.to(device) for table in tables]
+
+
+def _heard(logits: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The logits that predict the columns `places` (rows, M): (rows, M, vocabulary), a copy."""
+    batch, n, vocabulary = logits.shape
+    before = _arange(-1, batch * n - 1, n, device=places.device)
+    chosen = (before[:, None] + places).flatten()
+    if logits.is_contiguous():  # takes a third of the time
+        heard = logits.view(-1, vocabulary).index_select(0, chosen)
+    else:
+        heard = logits[chosen // n, chosen % n]
+    return heard.view(*places.shape, vocabulary)
+
+
+def _terms(heard, digits, ids, values, weights) -> tuple[torch.Tensor, torch.Tensor]:
+    """What rows add to the sums (4, rows, M), and whether their logits are finite (rows, 1)."""
+    z = heard.index_select(2, ids).permute(2, 0, 1)
+    mass = _log_sum_exp(heard)
+    finite = (z.sum(0, dtype=mass.dtype) + mass).sum(1, keepdim=True).isfinite()
+    errors = _errors(z, digits, values, weights)
+    entropy = mass - z.gather(0, digits[None])
+    return torch.cat((errors * errors.sum(-1, keepdim=True), entropy)), finite
 
 
 def _log_sum_exp(heard: torch.Tensor) -> torch.Tensor:
     """(..., vocabulary) -> (...) in float64; overwrites what it reads."""
-    heard = heard.to(torch.promote_types(heard.dtype, torch.float32))
+    heard = heard.float() if heard.dtype.itemsize < 4 else heard
     top = heard.amax(-1, keepdim=True)
-    return heard.sub_(top).exp_().sum(-1).double().log() + top[..., 0]
+    return (heard.sub_(top).exp_().sum(-1, keepdim=True).double().log() + top)[..., 0]

@@ -26,7 +26,8 @@ from realqa_utils.model.encoding import IGNORED
 
 ANCHOR = 4  # tokens before the number by which it is found, at most
 _FRONTS = ("", "A sharp photo, 2 people. ", "A sharp photo.\n", "(")  # text before a known answer
-_DIGIT, _POINT = 1, 2  # kinds of tokens; all others are 0
+# Roles of tokens, as bits: each has one of the first three; the k-th of the anchor _ANCHOR << k.
+_DIGIT, _POINT, _OTHER, _ANCHOR, _ANY = 1, 2, 4, 8, -1
 _digit_ids = lru_cache(maxsize=8)(digit_ids)  # tries a thousand texts
 
 
@@ -67,12 +68,15 @@ class ScorePlaces:
                 "`before` must hold more of the answer, such as 'The final score is <'"
             )
         self.anchor_text = tokenizer.decode([i for i in anchor if i != IGNORED])
-        self._anchor, self._ids = anchor, torch.tensor(self.digit_ids)
         self._point = _point(tokenizer, self.digit_ids)
-        number = [_DIGIT, _POINT, *[_DIGIT] * (digits - 1)]
-        self._shape = torch.tensor(number[: self.columns[-1] + 1])
-        self._steps = torch.arange(len(self._shape) + 2)  # the number and what follows it
-        self._within = torch.tensor(self.columns)
+        self._roles = self._roles_of_tokens(anchor)  # (ids,)
+        head = [*(_ANCHOR << k for k in range(len(anchor))), _DIGIT]
+        rest = [_POINT, *[_DIGIT] * (digits - 1)] if digits > 1 else []
+        ends = ([_OTHER, _ANY], [_POINT, _POINT | _OTHER])  # of 9.99, neither 9.991 nor 9.99.1
+        self._patterns = torch.tensor([[*head, *rest, *end] for end in ends], dtype=torch.int16)
+        self._head = self._patterns[0, : len(head)]
+        self._steps = torch.arange(self._patterns.shape[1])
+        self._within = torch.tensor(self.columns) + len(anchor)
         for ids, first in examples:
             expected = [first + 1 + column for column in self.columns]
             if self(torch.tensor([[IGNORED, *ids]])).tolist() != [expected]:
@@ -94,19 +98,15 @@ class ScorePlaces:
 
     def __call__(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels (batch, n) -> columns (batch, M), on their device and without asking the host."""
-        self._move(labels.device)
-        size = len(self._shape)
-        start, kinds = self._read(labels)
-        window = kinds.gather(1, start.clamp(min=0)[:, None] + self._steps)
-        next_1, next_2 = window[:, size], window[:, size + 1]
-        goes_on = (next_1 == _DIGIT) | ((next_1 == _POINT) & (next_2 == _DIGIT))
-        found = (start >= 0) & (window[:, :size] == self._shape).all(1) & ~goes_on
-        return torch.where(found[:, None], start[:, None] + self._within, -1)
+        start, roles = self._read(labels)
+        found = (roles[:, None] & self._patterns).all(-1).any(1, keepdim=True)
+        return torch.where(found, start + self._within, -1)
 
     def explain(self, labels: torch.Tensor) -> str:
         """What stands at the anchor in each row, counted, in words: why there is no score."""
-        self._move(labels.device)
-        starts, _ = self._read(labels)
+        start, roles = self._read(labels)
+        anchored = (roles[:, : len(self._head)] & self._head).all(1, keepdim=True)
+        starts = torch.where(anchored, start + self._within[0], -1)[:, 0]
         scored = (self(labels) >= 0).all(1).tolist()
         said = Counter(
             "with a score" if known else self._say(row, start)
@@ -130,22 +130,28 @@ class ScorePlaces:
         wanted = "9.".ljust(self.digits + 1, "9") if self.digits > 1 else "9"
         return f"with a number that is not written like {wanted}"
 
-    def _read(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The last column (batch,) of a digit right behind the anchor, -1 for none; every kind."""
-        size = len(self._anchor)
-        padded = F.pad(labels, (0, size + len(self._steps)), value=IGNORED)
-        digit = torch.isin(padded, self._ids)
-        found = digit[:, size:]
-        for index, token in enumerate(self._anchor):
-            found = found & (padded[:, index : index - size] == token)
-        columns = torch.arange(size, padded.shape[1], device=labels.device)
-        kinds = digit * _DIGIT + (padded == self._point) * _POINT
-        return torch.where(found, columns, -1).amax(1), kinds
+    def _roles_of_tokens(self, anchor: Sequence[int]) -> torch.Tensor:
+        """Of each token id; the last is that of `IGNORED`, the one before it of all others."""
+        largest = max(*self.digit_ids, self._point, *anchor)
+        roles = torch.full((largest + 3,), _OTHER, dtype=torch.int16)
+        roles[self.digit_ids], roles[self._point] = _DIGIT, _POINT
+        for k, token in enumerate(anchor):
+            roles[max(token, -1)] |= _ANCHOR << k
+        return roles
 
-    def _move(self, device: torch.device) -> None:
-        if self._ids.device != device:
-            for name in ("_ids", "_shape", "_steps", "_within"):
-                setattr(self, name, getattr(self, name).to(device))
+    def _read(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the last anchor with a digit behind it begins (batch, 1), and roles from there.
+
+        The first column where there is none.
+        """
+        if self._roles.device != labels.device:
+            for name in ("_roles", "_patterns", "_head", "_steps", "_within"):
+                setattr(self, name, getattr(self, name).to(labels.device))
+        padded = F.pad(labels, (0, len(self._steps)), value=IGNORED)
+        roles = self._roles[padded.clamp(-1, len(self._roles) - 2)]
+        heads = (roles.unfold(1, len(self._head), 1) & self._head).all(-1)
+        start = heads.cumsum(1).argmax(1, keepdim=True)  # the first of the largest counts
+        return start, roles.gather(1, start + self._steps)
 
 
 def _examples(
