@@ -159,7 +159,7 @@ class NCM(Metric):
         """
         self.add(logits, labels, places)
 
-    @torch.inference_mode()  # a tenth of the time would be bookkeeping for gradients
+    @torch.no_grad()
     def add(self, logits, labels, places: torch.Tensor | None = None) -> None:
         """`update` without the books of `torchmetrics`, for who asks at every step."""
         self._check(logits, labels)
@@ -215,7 +215,7 @@ class NCM(Metric):
         names = (*self.means, *COUNTS)
         return dict(zip(names, (*whole, *ncm, *entropy, *counts), strict=True))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def start_over(self) -> None:
         """`reset` for who asks at every step: the sums and counts only."""
         self.sums.zero_()
