@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 RUN = """
 import signal, sys
 from pathlib import Path
-from realqa_utils import notebooks
+from realqa_utils.reproduction import notebooks
 # a shell that starts tests in the background has them ignore key presses
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(notebooks.reproduce("smoke", folder=Path(sys.argv[1])))
@@ -36,7 +36,8 @@ sys.exit(notebooks.reproduce("smoke", folder=Path(sys.argv[1])))
 STAGES = """
 import os, sys, time
 from pathlib import Path
-from realqa_utils import parallel, results
+from realqa_utils import parallel
+from realqa_utils.records import results
 root = Path(os.environ["REALQA_ROOT"])
 (root / "kernel").write_text(str(os.getpid()))
 def stage(number):
@@ -70,9 +71,10 @@ def _start(folder: Path) -> subprocess.Popen:
     )
 
 
-def _wait_for(*paths: Path, seconds: float = 300) -> None:
+def _wait_for(process: subprocess.Popen, *paths: Path, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not all(path.exists() and path.read_text() for path in paths):
+        assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < until, f"{paths} did not come"
         time.sleep(0.05)
 
@@ -98,7 +100,7 @@ def _in_the_long_stage(folder: Path, root: Path) -> Iterator[subprocess.Popen]:
     """A run whose workers are in the stages 2 and 3; nothing of it may outlive the test."""
     process = _start(folder)
     try:
-        _wait_for(root / "worker-2", root / "worker-3")
+        _wait_for(process, root / "worker-2", root / "worker-3")
         yield process
         for name in ("kernel", "worker-2", "worker-3"):
             assert _gone(int((root / name).read_text())), f"the {name} goes on"

@@ -85,9 +85,9 @@ def test_a_folder_without_a_manifest_is_no_labels(tmp_path):
 KILLED = """
     import sys, time
     from pathlib import Path
-    from realqa_utils import self_labelling
-    from realqa_utils.forms.answers import Parsed
     from realqa_utils.datasets import mini
+    from realqa_utils.experiments import self_labelling
+    from realqa_utils.forms.answers import Parsed
 
     table = mini.build("mini-koniq", 10, 0, Path(sys.argv[1]))
     self_labelling.PART = 1

@@ -40,8 +40,8 @@ def imports(code: str, inside: tuple[str, ...] = ()) -> frozenset[str] | None:
 
     `inside` is the package that the code is in, for its relative imports. None: it cannot be told.
 
-    >>> sorted(imports("import os.path\\nfrom . import scores", inside=("realqa_utils",)))
-    ['os.path', 'realqa_utils.scores']
+    >>> sorted(imports("import os.path\\nfrom . import scores", inside=("realqa_utils", "forms")))
+    ['os.path', 'realqa_utils.forms.scores']
     """
     try:
         nodes = list(ast.walk(ast.parse(code)))
