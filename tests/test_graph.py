@@ -155,6 +155,17 @@ def test_cores_and_expected_core_seconds(folder):
     assert [step["expected"] for step in notebooks.values()] == [40, 200, 120, 120]
 
 
+def test_one_notebook_with_much_to_do_has_the_machine(folder):
+    write(folder, "08_chains")  # the others are up to date
+    write(folder, "12_speed")
+    steps = _plan(folder)["notebooks"].values()
+    assert [step["alone"] for step in steps] == [False, False, True, False, True]
+    assert [graph.cores(step, 8) for step in steps] == [1, 4, 8, 1, 8]
+    assert [graph.cores(step, None) for step in steps] == [1, 4, 4, 1, 4]
+    _edit(folder / "05_digits.ipynb", "2 + 2", "2 + 3")
+    assert [graph.cores(step, 8) for step in _plan(folder)["notebooks"].values()] == [1, 4, 4, 1, 8]
+
+
 def test_two_notebooks_share_a_machine(folder):
     write(folder, "12_speed")
     steps = _plan(folder)["notebooks"].values()
