@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib.util
+import re
 import subprocess
 
 import numpy as np
@@ -70,6 +72,32 @@ def test_another_verdict_makes_the_readme_stale(root, monkeypatch):
     assert readme.updated(text) == text and "Notebook 05" not in text
     results.record_claim("mini", "T4-two-extra-digits", low=-0.05, **facts)
     assert readme.updated(text) != text
+
+
+def test_every_part_is_folded_below_its_first_paragraph():
+    text = readme.render()
+    assert text.count("<details>") == text.count("</details>") > 10
+    assert text.index("**Claims**") < text.index("<details>")
+    for part in text.split("<details>")[1:]:  # each heading outside, each table inside
+        inside, after = part.split("</details>")
+        assert "\n| " in inside and "**Notebook" not in inside
+        assert "\n| " not in after
+
+
+def test_modules_and_pictures_that_the_readme_names_are_there():
+    text = (results.home() / "README.md").read_text()
+    folders = {path.parent.name for path in (results.home() / "realqa_utils").glob("*/__init__.py")}
+    named = {name for name in re.findall(r"`([a-z_]+(?:\.\w+)+)", text)}
+    named = {name for name in named if name.split(".")[0] in folders and name[-4:] != ".csv"}
+    assert len(named) > 4
+    for name in named:
+        module, attribute = f"realqa_utils.{name}".rsplit(".", 1)
+        found = importlib.import_module(module)
+        assert hasattr(found, attribute) or importlib.util.find_spec(f"{module}.{attribute}"), name
+    tree = text.split("## Where things are")[1].split("```")[1]
+    assert set(re.findall(r"^  ([a-z_]+)/", tree, re.MULTILINE)) == folders
+    for link in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
+        assert (results.home() / link).exists(), link
 
 
 def test_the_plain_loop_of_the_readme_runs(tiny_backbone, capsys):

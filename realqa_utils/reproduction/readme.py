@@ -20,9 +20,14 @@ PROFILES = ("mini", "photos")
 def render() -> str:
     """Markdown of the claims, the tables and the speeds that have been recorded."""
     figures = results.home() / "figures"
-    return paragraphs(
-        _claims(figures), *_told(figures, NOTEBOOKS), captions(), *_told(figures, SPEEDS)
-    )
+    parts = [*_told(figures, NOTEBOOKS), captions(), *_told(figures, SPEEDS)]
+    return paragraphs(_claims(figures), *map(_folded, parts))
+
+
+def _folded(part: str) -> str:
+    """A part whose first paragraph is seen, and the rest on a click."""
+    head, rest = part.split("\n\n", 1)
+    return paragraphs(head, "<details><summary>numbers</summary>", rest, "</details>")
 
 
 def _told(figures: Path, parts: Sequence[tuple]) -> Iterator[str]:

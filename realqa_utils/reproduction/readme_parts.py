@@ -264,13 +264,13 @@ def _gpu(table: pd.DataFrame, path: Path) -> str:
 
 #: In the order of the page: profile, stem of the result, what makes Markdown of it.
 NOTEBOOKS = (
-    ("mini", "05_digit_count", _digit_count),
-    ("photos", "05_digit_count", _digit_count),
     ("mini", "01_dataset_and_composite", _composite),
     ("mini", "02_attribute_extraction", _attributes),
     ("photos", "02_attribute_extraction_transfer", _transfer),
     ("mini", "03_training_granularity", _granularity),
     ("mini", "04_number_sorting", _sorting),
+    ("mini", "05_digit_count", _digit_count),
+    ("photos", "05_digit_count", _digit_count),
     ("mini", "06_ncm_curves", _curves),
     ("mini", "07_regression_and_levels", _objectives),
     ("mini", "08_chain_of_thought", _chains),
