@@ -23,7 +23,7 @@ from realqa_utils.planning import doctor, machine, plan_command, plan_tables
 from realqa_utils.planning.doctor import OK, PROBLEM, WARNING
 from realqa_utils.planning.plan import GIB
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 
 

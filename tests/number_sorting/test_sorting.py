@@ -7,16 +7,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import test_endpoints
+import web_endpoint
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_endpoints import KEY, at, completion, refuses
+from web_endpoint import KEY, at, completion, refuses
 
 from realqa_utils.number_sorting import number_sorters, sorting
 from realqa_utils.number_sorting.sorting import canonical, measure, parse, question
 from realqa_utils.records import results
 
-serve = test_endpoints.serve  # a real server that plays a script
+serve = web_endpoint.serve  # a real server that plays a script
 
 GIVEN = ["3.5", "1", "10", "2.25", "7.07"]
 RIGHT = ["1", "2.25", "3.5", "7.07", "10"]

@@ -39,7 +39,7 @@ from realqa_utils.scoring import (
 from realqa_utils.scoring.digit_tree import Reading
 
 torch.set_num_threads(1)
-SCRIPT = Path(__file__).with_name("two_processes_folders.py")
+SCRIPT = Path(__file__).parents[1] / "helpers" / "two_processes_folders.py"
 SIZES = [(60, 40), (130, 150), (28, 28), (300, 200)]
 
 

@@ -18,7 +18,7 @@ from realqa_utils.experiments import trials
 from realqa_utils.model import adapters, backbone
 from realqa_utils.profiles import get_profile
 
-CONFIGS = Path(__file__).parents[1] / "notebooks" / "profiles" / "accelerate"
+CONFIGS = Path(__file__).parents[2] / "notebooks" / "profiles" / "accelerate"
 
 
 @pytest.mark.parametrize(

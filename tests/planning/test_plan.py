@@ -469,7 +469,7 @@ def test_hours_by_hand():
 def test_trainings_are_those_of_the_notebooks():
     found = plan.trainings(get_profile("paper"))
     by = pd.DataFrame(found).groupby("notebook")["count"].sum()
-    folder = Path(__file__).parents[1] / "notebooks"
+    folder = Path(__file__).parents[2] / "notebooks"
     assert by["05"] == len(parameters.defaults(folder / "05_digit_count.ipynb")["digits"])
     assert by["06"] == len(monitoring.CONDITIONS) - 1  # not from random weights
     assert by["07"] == len(objectives.METHODS) - 1

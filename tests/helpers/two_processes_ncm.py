@@ -1,4 +1,4 @@
-"""What `test_ncm` starts twice at once: NCM over rows that are shared out among processes."""
+"""What `test_metric` starts twice at once: NCM over rows that are shared out among processes."""
 
 from __future__ import annotations
 

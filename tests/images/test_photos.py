@@ -265,7 +265,7 @@ def test_too_large_costs_no_memory(tmp_path):
         "before = peak()\n"
         "try: open_photo(sys.argv[1])\nexcept PhotoError: print(peak() - before)"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)],
         cwd=root,

@@ -323,7 +323,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_ncm_callback import DIGITS, M, NCM, NCMCallback, dataset, places, trainer
+from tests.ncm.test_callback import DIGITS, M, NCM, NCMCallback, dataset, places, trainer
 folder, size = Path(sys.argv[2]), int(sys.argv[3])
 work = trainer(
     folder, dataset(24, 0), dataset(13, 1), eval_strategy="steps", eval_steps=3,
@@ -345,7 +345,7 @@ def test_two_processes_log_what_one_does(tmp_path):
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
             f"--nproc-per-node={processes}", str(folder / "run.py"),
-            str(Path(__file__).parent), str(folder), str(4 // processes),
+            str(Path(__file__).parents[2]), str(folder), str(4 // processes),
         ]  # fmt: skip
         done = subprocess.run(
             command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}

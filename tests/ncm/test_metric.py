@@ -487,7 +487,7 @@ def test_what_it_is_built_from():
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
-    script = Path(__file__).with_name("two_processes_ncm.py")
+    script = Path(__file__).parents[1] / "helpers" / "two_processes_ncm.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NCM_OUT": str(tmp_path)}
     done = subprocess.run(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from realqa_utils.training import fine_tuning
 from realqa_utils.training.recipes import Recipe
 
-SCRIPT = Path(__file__).with_name("two_processes_training.py")
+SCRIPT = Path(__file__).parents[1] / "helpers" / "two_processes_training.py"
 pytestmark = pytest.mark.slow
 
 
