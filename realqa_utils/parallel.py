@@ -7,16 +7,20 @@ threads; and what a job computes does not depend on how many cores there are.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
+
+#: Names a file into which `run_all` writes how far it is, for whoever waits for this process.
+PROGRESS = "REALQA_PROGRESS"
 
 
 def cores() -> int:
@@ -43,13 +47,37 @@ def run_all(
     show = {"desc": title, "total": len(tasks), "disable": not title, "mininterval": 1}
     show |= {"file": sys.stdout, "leave": False}  # no trace of it in an executed notebook
     if workers == 1:
-        return [job(task) for task in tqdm(tasks, **show)]
-    once = {"inner_max_num_threads": 1, "initializer": end_with_parent}
+        return list(_told((job(task) for task in tqdm(tasks, **show)), title, len(tasks)))
+    once = {"inner_max_num_threads": 1, "initializer": _begin}
     # Said when a worker that was idle for long ends as new work comes; another one takes that up.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     with parallel_config(backend="loky", **once):
         run = Parallel(n_jobs=workers, return_as="generator", batch_size=batch)
-        return list(tqdm(run(delayed(job)(task) for task in tasks), **show))
+        results = tqdm(run(delayed(job)(task) for task in tasks), **show)
+        return list(_told(results, title, len(tasks)))
+
+
+def _told(results: Iterable, title: str, total: int) -> Iterator:
+    """Pass results on, and write into the file that PROGRESS names how many there have been."""
+    path = os.environ.get(PROGRESS) if title else None
+    state = {"title": title, "total": total, "started": time.time()}
+    _write(path, state | {"done": 0})
+    for done, result in enumerate(results, 1):
+        _write(path, state | {"done": done})
+        yield result
+
+
+def _write(path: str | None, state: dict) -> None:
+    if path:
+        with open(f"{path}.part", "w") as file:
+            json.dump(state, file)
+        os.replace(f"{path}.part", path)
+
+
+def _begin() -> None:
+    """What a worker does first. Bars of its own are none of a reader's business."""
+    os.environ.pop(PROGRESS, None)
+    end_with_parent()
 
 
 def opened_ahead(open_one: Callable, batches: Sequence[Sequence]) -> Iterator[tuple]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from realqa_utils import parallel
 from realqa_utils.parallel import cores, opened_ahead, run_all
 
 
@@ -65,6 +68,36 @@ def test_a_title_shows_progress_and_none_shows_nothing(workers, capfd):
     assert err == ""
     assert "turning signs" in out and "/3" in out
     assert out.rsplit("\r", 2)[-2].strip() == ""  # the bar is wiped away at the end
+
+
+def _look(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def _look_and_nest(path: Path) -> tuple[dict, str]:
+    """What is told, and what a bar inside would tell."""
+    run_all(operator.neg, [1, 2], 1, "inside")
+    return _look(path), os.environ.get(parallel.PROGRESS, "")
+
+
+@pytest.mark.parametrize("title", ["trainings", ""])
+def test_whoever_waits_may_read_how_far_it_is(tmp_path, monkeypatch, title):
+    path = tmp_path / "bar.json"
+    monkeypatch.setenv(parallel.PROGRESS, str(path))
+    run_all(lambda _: path.exists(), range(3), 1, title)
+    if not title:
+        assert not path.exists()
+        return
+    seen = [state["done"] for state in run_all(_look, [path] * 3, 1, title)]
+    assert seen == [0, 1, 2]
+    assert _look(path) | {"started": 0} == {"title": title, "total": 3, "started": 0, "done": 3}
+
+
+def test_bars_of_workers_are_not_told(tmp_path, monkeypatch):
+    path = tmp_path / "bar.json"
+    monkeypatch.setenv(parallel.PROGRESS, str(path))
+    states = run_all(_look_and_nest, [path] * 4, 2, "trainings")
+    assert {(state["title"], name) for state, name in states} == {("trainings", "")}
 
 
 def test_cores_may_be_given(monkeypatch):

@@ -29,11 +29,11 @@ PATTERN = "[0-9][0-9]_*.ipynb"
 READERS = ("11",)
 #: Of those that compute little: one core each, beside others.
 LIGHT = ("00", "01", "11")
+LITTLE = 120.0  # core seconds of one of them of which no run is recorded
 #: Of those that measure speed: nothing runs beside them.
 ALONE = ("12",)
 #: Cores that one notebook makes good use of: most train a handful of models per condition.
 CORES = 4
-UNKNOWN = 120.0  # core seconds of a notebook of which no run is recorded
 #: Into the jobs, wherever they run.
 PASSED_ON = ("REALQA_DATA", "REALQA_DRY_RUN", "REALQA_MODEL", "REALQA_PIXELS", "REALQA_SEEDS")
 
@@ -42,8 +42,8 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
     """How to bring the notebooks at `paths` up to date, as plain JSON for the Snakefile and jobs.
 
     `notebooks` maps a stem to its path, its stamp, the stamps that come before it, its cores,
-    whether it has the machine for itself, and the core seconds expected. Stamps that do not hold
-    are removed.
+    whether it has the machine for itself, and the core seconds expected, or None. Stamps that do
+    not hold are removed.
     """
     names = {path.stem: stamp(path, profile, parameters) for path in paths}
     for stem, name in names.items():
@@ -92,12 +92,12 @@ def _read_by(path: Path) -> list[str]:
     return [stem for stem in stems if stem[:2] not in READERS] if reads else []
 
 
-def expected(stem: str, profile: str) -> float:
-    """Core seconds that a notebook took when its results were recorded."""
+def expected(stem: str, profile: str) -> float | None:
+    """Core seconds that a notebook took when its results were recorded; None: they never were."""
     records = [path for path in results.figure_dir(profile).glob("*.json") if is_of(path, stem)]
     known = [json.loads(path.read_text("utf-8")) for path in records]
     taken = [record["wall_seconds"] * record.get("workers", record["cpus"]) for record in known]
-    return max(taken, default=UNKNOWN)
+    return max(taken, default=LITTLE if stem[:2] in LIGHT else None)
 
 
 # --- stamps --------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback; the kernel sees us go, and goes
     parallel.end_with_parent()
     plan = json.loads(Path(path).read_text("utf-8"))
-    os.environ |= plan["environment"] | {"REALQA_WORKERS": workers}
+    bar = progress.bar_of(plan["profile"], stem)
+    bar.unlink(missing_ok=True)
+    os.environ |= plan["environment"] | {"REALQA_WORKERS": workers, parallel.PROGRESS: str(bar)}
     # One thread a process, so that what is computed does not depend on the cores there are.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A process of a run that was killed may need a moment to go.

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from subprocess import Popen
 
 from realqa_utils import parallel
@@ -33,15 +34,23 @@ def tell(profile: str, stem: str, state: Mapping[str, object]) -> None:
     results.write_json(graph.folder(profile) / f"{stem}.status.json", state)
 
 
+def bar_of(profile: str, stem: str) -> Path:
+    """The file in which a notebook's kernel tells how far a long cell is (`parallel.run_all`)."""
+    return graph.folder(profile) / f"{stem}.bar.json"
+
+
 def states(plan: dict) -> dict[str, dict]:
     """Stem -> how its job stands, for the jobs that this run has begun."""
     folder, found = graph.folder(plan["profile"]), {}
     for stem in plan["notebooks"]:
-        path = folder / f"{stem}.status.json"
-        state = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        state = _read(folder / f"{stem}.status.json")
         if state.get("run") == plan["run"]:
-            found[stem] = state
+            found[stem] = state | {"bar": _read(bar_of(plan["profile"], stem))}
     return found
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def follow(process: Popen, plan: dict) -> None:
@@ -73,21 +82,37 @@ def _print(text: str, live: bool, end: str = "\n") -> None:
 
 
 def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
-    """Done, running (cell, time) and time left, in one line."""
+    """Done, running (cell, step of a long one, time) and time left, in one line.
+
+    Of a notebook that was never recorded only a cell's own bar is known: time left is then "at
+    least".
+    """
+    notebooks = plan["notebooks"]
     running = {stem: state for stem, state in found.items() if state["state"] == "running"}
     waiting = [
-        notebook["expected"]
-        for stem, notebook in plan["notebooks"].items()
+        stem
+        for stem, notebook in notebooks.items()
         if stem not in found and not graph.is_done(notebook["stamp"], plan["profile"])
     ]
-    total = len(plan["notebooks"])
-    parts = [f"{total - len(running) - len(waiting)} of {total} done"]
-    left = sum(waiting)
+    parts = [f"{len(notebooks) - len(running) - len(waiting)} of {len(notebooks)} done"]
+    left = sum(notebooks[stem]["expected"] or 0.0 for stem in waiting)
     for stem, state in running.items():
-        notebook, elapsed = plan["notebooks"][stem], time.time() - state["started"]
-        parts.append(f"{stem}: cell {state['cell']} of {state['cells']}, {_clock(elapsed)}")
-        left += max(0.0, notebook["expected"] - elapsed * graph.cores(notebook, cores))
-    return " | ".join([*parts, f"about {max(1, round(left / cores / 60))} min left"])
+        notebook, elapsed = notebooks[stem], time.time() - state["started"]
+        step, seconds = _step(state.get("bar", {}))
+        parts.append(f"{stem}: cell {state['cell']} of {state['cells']}{step}, {_clock(elapsed)}")
+        at_work = graph.cores(notebook, cores)
+        left += max(0.0, (notebook["expected"] or 0.0) - elapsed * at_work, seconds * at_work)
+    known = all(notebooks[stem]["expected"] is not None for stem in [*running, *waiting])
+    about = "about" if known else "at least"
+    return " | ".join([*parts, f"{about} {max(1, round(left / cores / 60))} min left"])
+
+
+def _step(bar: Mapping[str, object]) -> tuple[str, float]:
+    """How far a long cell is, in words, and the seconds that it still needs at its pace."""
+    if not bar or bar["done"] == bar["total"]:
+        return "", 0.0
+    left = (time.time() - bar["started"]) / max(1, bar["done"]) * (bar["total"] - bar["done"])
+    return f", {bar['title']} {bar['done']} of {bar['total']}", left
 
 
 def _clock(seconds: float) -> str:

@@ -50,6 +50,30 @@ def test_line_counts_what_is_done_and_what_is_left(plan):
     assert progress.line(plan, progress.states(plan), 2).endswith("| about 1 min left")
 
 
+def test_line_tells_how_far_a_long_cell_is(plan):
+    """24 trainings in a cell, 6 of them done in 5 minutes on one of two cores."""
+    _tell("06_c", "running", cell=3, cells=20, started=time.time() - 1199)
+    bar = {"title": "trainings", "total": 24, "started": time.time() - 300, "done": 6}
+    results.write_json(progress.bar_of("smoke", "06_c"), bar)
+    line = progress.line(plan, progress.states(plan), 2)
+    # 900 s for the other 18, beside 600 + 120 core seconds: (900 + 720) / 2 s
+    assert line.endswith("| 06_c: cell 3 of 20, trainings 6 of 24, 19:59 | about 14 min left")
+    results.write_json(progress.bar_of("smoke", "06_c"), bar | {"done": 24})
+    line = progress.line(plan, progress.states(plan), 2)
+    assert line.endswith("| 06_c: cell 3 of 20, 19:59 | about 6 min left")
+
+
+def test_a_notebook_that_never_ran_makes_the_time_left_a_lower_bound(plan):
+    plan["notebooks"]["06_c"]["expected"] = None
+    _tell("06_c", "running", cell=3, cells=20)
+    assert progress.line(plan, progress.states(plan), 2).endswith("| at least 6 min left")
+    bar = {"title": "trainings", "total": 4, "started": time.time() - 600, "done": 1}
+    results.write_json(progress.bar_of("smoke", "06_c"), bar)
+    assert progress.line(plan, progress.states(plan), 2).endswith("| at least 21 min left")
+    _tell("06_c", "ok")
+    assert progress.line(plan, progress.states(plan), 2).endswith("| about 6 min left")
+
+
 def test_outcomes(plan):
     _tell("05_b", "ok")
     results.write_text(graph.folder("smoke") / "05_b.0.json", "{}")
