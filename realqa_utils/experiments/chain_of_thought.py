@@ -176,11 +176,8 @@ def save(
         profile,
         TRACKS,
         notebook="08",
-        statement=f"{paper.CLAIMS[TRACKS]} [mean SRCC over sets and attributes, self-labels]",
-        estimate=mean.estimate,
-        low=mean.low,
-        high=mean.high,
-        n=mean.n,
+        measured="mean SRCC over sets and attributes, self-labels",
+        **{key: getattr(mean, key) for key in results.FOUND},
         seeds=granularity.seeds(profile)[:1],
     )
     judged = parts["verdicts"]
@@ -189,11 +186,8 @@ def save(
         profile,
         BEATS,
         notebook="08",
-        statement=f"{paper.CLAIMS[BEATS]} [{row['dataset']}, regular form, greedy]",
-        estimate=row["estimate"],
-        low=row["low"],
-        high=row["high"],
-        n=row["n"],
+        measured=f"{row['dataset']}, regular form, greedy",
+        **row[results.FOUND],
         seeds=profile.seeds,
     )
     return folder

@@ -205,8 +205,8 @@ def save(
             profile,
             CLAIM,
             notebook="09",
-            statement=f"{paper.CLAIMS[CLAIM]} [mean over unseen sets, regular form, greedy]",
-            **{key: row[key] for key in ("estimate", "low", "high", "n", "seeds")},
+            measured="mean over unseen sets, regular form, greedy",
+            **{key: row[key] for key in [*results.FOUND, "seeds"]},
         )
     return folder
 

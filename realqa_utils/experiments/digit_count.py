@@ -230,11 +230,8 @@ def save(
         profile,
         CLAIM,
         notebook="05",
-        statement=f"{paper.CLAIMS[CLAIM]} [{first['dataset']}, greedy]",
-        estimate=first["estimate"],
-        low=first["low"],
-        high=first["high"],
-        n=first["n"],
+        measured=f"{first['dataset']}, greedy",
+        **first[results.FOUND],
         seeds=profile.seeds,
     )
     return folder

@@ -210,8 +210,8 @@ def save(
         profile,
         CLAIM,
         notebook="02",
-        statement=f"{paper.CLAIMS[CLAIM]} [{asked['model']}]",
-        **asked[["estimate", "low", "high", "n"]],
+        measured=asked["model"],
+        **asked[results.FOUND],
         seeds=granularity.seeds(profile),
     )
     return path.parent.name

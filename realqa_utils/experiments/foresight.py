@@ -197,16 +197,13 @@ def save(
     results.save(f"{NOTEBOOK}_foresight", profile, foreseen, **facts)
     tidy = judged.drop(columns="claim")
     path = results.save(f"{NOTEBOOK}_verdicts", profile, tidy, **facts)
-    for row in judged.itertuples():
+    for row in judged.to_dict("records"):
         results.record_claim(
             profile,
-            row.claim,
+            row["claim"],
             notebook="06",
-            statement=f"{paper.CLAIMS[row.claim]} [{row.dataset}, {PLAIN}]",
-            estimate=row.estimate,
-            low=row.low,
-            high=row.high,
-            n=row.n,
+            measured=f"{row['dataset']}, {PLAIN}",
+            **{key: row[key] for key in results.FOUND},
             seeds=profile.seeds,
         )
     return path.parent.name

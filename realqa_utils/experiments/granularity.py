@@ -162,8 +162,8 @@ def save(
         profile,
         CLAIM,
         notebook="03",
-        statement=f"{paper.CLAIMS[CLAIM]} [{hardest['model']}]",
-        **hardest[["estimate", "low", "high", "n"]],
+        measured=hardest["model"],
+        **hardest[results.FOUND],
         seeds=seeds(profile),
     )
     return path.parent.name

@@ -150,11 +150,8 @@ def save(
         profile,
         CLAIM,
         notebook="07",
-        statement=f"{paper.CLAIMS[CLAIM]} [{row['dataset']}, greedy digits]",
-        estimate=row["estimate"],
-        low=row["low"],
-        high=row["high"],
-        n=row["n"],
+        measured=f"{row['dataset']}, greedy digits",
+        **row[results.FOUND],
         seeds=profile.seeds,
     )
     return folder

@@ -224,11 +224,8 @@ def _record(profile: Profile, clips: Table, first: pd.Series) -> None:
         profile,
         CLAIM,
         notebook="10",
-        statement=f"{paper.CLAIMS[CLAIM]} [{clips.name}, {first['model']}, {FRAMES} frames]",
-        estimate=first["estimate"],
-        low=first["low"],
-        high=first["high"],
-        n=first["n"],
+        measured=f"{clips.name}, {first['model']}, {FRAMES} frames",
+        **first[results.FOUND],
         seeds=profile.seeds,
     )
 

@@ -202,11 +202,15 @@ def save(
     if not len(judged):
         return folder
     first = judged.iloc[1]
-    statement = f"{paper.CLAIMS[CLAIM]} [SRCC on {first['dataset']}, {first['model']}, greedy]"
     results.record_claim(
-        profile, CLAIM, notebook="04", statement=statement, verdict=decide(judged),
-        **first[["estimate", "low", "high", "n"]], seeds=facts["seeds"],
-    )  # fmt: skip
+        profile,
+        CLAIM,
+        notebook="04",
+        measured=f"SRCC on {first['dataset']}, {first['model']}, greedy",
+        verdict=decide(judged),
+        **first[results.FOUND],
+        seeds=facts["seeds"],
+    )
     return folder
 
 

@@ -31,13 +31,15 @@ TABLE_COLUMNS = ("dataset", "model", "metric", "estimate", "low", "high", "n", "
 CLAIM_COLUMNS = (
     "claim", "notebook", "statement", "estimate", "low", "high", "n", "seeds", "verdict",
 )  # fmt: skip
+#: What a claim needs of a row that judges it.
+FOUND = ["estimate", "low", "high", "n"]
 Seeds = int | Sequence[int]
 
 __all__ = [
-    "CLAIM_COLUMNS", "TABLE_COLUMNS", "Stopwatch", "claims", "figure_dir", "file_hash", "home",
-    "once", "provenance", "record_claim", "root", "run_dir", "save", "save_figure", "save_parts",
-    "source_hash", "write_atomically", "write_bytes", "write_folder", "write_json", "write_table",
-    "write_text",
+    "CLAIM_COLUMNS", "FOUND", "TABLE_COLUMNS", "Stopwatch", "claims", "figure_dir", "file_hash",
+    "home", "once", "provenance", "record_claim", "root", "run_dir", "save", "save_figure",
+    "save_parts", "source_hash", "write_atomically", "write_bytes", "write_folder", "write_json",
+    "write_table", "write_text",
 ]  # fmt: skip
 
 
@@ -268,14 +270,15 @@ def record_claim(
     high: float,
     n: int,
     seeds: Seeds,
-    statement: str | None = None,
+    measured: str = "",
     verdict: str | None = None,
 ) -> str:
     """Put what was found about `claim` into `figures/<profile>/claims.csv`: one row per claim.
 
     `estimate` is the difference that the claim says is positive, [`low`, `high`] its interval.
-    `statement` is the paper's (`paper.CLAIMS`) unless given, `verdict` follows from the interval
-    unless given. Returns the verdict. Notebooks may run side by side: no row is lost.
+    `measured` says of what, and stands in brackets behind the paper's statement; `verdict` follows
+    from the interval unless given. Returns the verdict. Notebooks may run side by side: no row is
+    lost.
 
     Raises ValueError for an unknown claim or verdict, and for low above high.
     """
@@ -285,7 +288,8 @@ def record_claim(
     verdict = verdict or decide(low, high)
     if verdict not in VERDICTS:
         raise ValueError(unknown("verdict", verdict, VERDICTS))
-    values = (claim, notebook, statement or CLAIMS[claim], estimate, low, high, n,
+    statement = f"{CLAIMS[claim]} [{measured}]" if measured else CLAIMS[claim]
+    values = (claim, notebook, statement, estimate, low, high, n,
               _seeds_text(seeds), verdict)  # fmt: skip
     row = pd.DataFrame([values], columns=CLAIM_COLUMNS)
     with FileLock(run_dir(profile) / "claims.lock"):

@@ -23,7 +23,7 @@ def figures(root: Path) -> Path:
     facts = {"n": 400, "seeds": (0, 1, 2)}
     claim = results.record_claim
     claim("mini", "T4-two-extra-digits", notebook="05", estimate=0.1, low=0.05, high=0.15, **facts,
-          statement="M = 3 beats M = 1 [mini-koniq, greedy]")  # fmt: skip
+          measured="mini-koniq, greedy")  # fmt: skip
     claim("photos", "T4-two-extra-digits", notebook="05", estimate=0.0, low=-0.02, high=0.02,
           n=1160, seeds=(0, 1))  # fmt: skip
     claim("mini", "S46-next-token-vs-regression", notebook="07", estimate=-0.1, low=-0.2,

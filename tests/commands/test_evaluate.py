@@ -189,13 +189,6 @@ def test_a_limit_is_told_wherever_a_number_is(run, asked, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_backbone, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_backbone.save(folder, torch.float32)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def adapter(tiny_backbone, tmp_path_factory) -> Path:
     """Of random numbers, under the names of transformers 4."""
     folder = tmp_path_factory.mktemp("adapter")

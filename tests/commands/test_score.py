@@ -21,13 +21,6 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_backbone, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_backbone.save(folder, torch.float32)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def album(tmp_path_factory) -> Path:
     """Three photographs in two folders, and a file that is none."""
     folder = tmp_path_factory.mktemp("album")

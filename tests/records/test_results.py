@@ -233,12 +233,13 @@ def test_one_row_per_claim_sorted_and_updated(root):
     assert list(table["statement"]) == [CLAIMS[claim] for claim in table["claim"]]
     assert list(table["seeds"]) == ["0 1", "0 1"]
 
-    again = {"estimate": -0.3, "low": -0.4, "high": -0.2, "statement": "M = 3, not 1"} | CLAIM
+    again = {"estimate": -0.3, "low": -0.4, "high": -0.2, "measured": "on a, b"} | CLAIM
     assert results.record_claim("mini", "T4-two-extra-digits", **again) == "fails"
     lines, old = path.read_text().splitlines(), before.splitlines()
     assert lines[:2] == old[:2]
     assert lines[2] == (
-        'T4-two-extra-digits,05_digit_count,"M = 3, not 1",-0.3,-0.4,-0.2,500,0 1,fails'
+        f'T4-two-extra-digits,05_digit_count,"{CLAIMS["T4-two-extra-digits"]} [on a, b]",'
+        "-0.3,-0.4,-0.2,500,0 1,fails"
     )
 
 

@@ -74,7 +74,7 @@ def pages(root) -> dict[str, Page]:
     results.save_figure(Figure(), results.figure_dir("smoke") / "05_digits.png")
     results.write_text(results.figure_dir("smoke") / "05_digits_verdicts.csv", "a\n1\n")
     results.record_claim("smoke", "T4-two-extra-digits", notebook="05", estimate=-0.5, low=-0.75,
-                         high=0.25, n=24, seeds=0, statement="M = 3 > M = 1")  # fmt: skip
+                         high=0.25, n=24, seeds=0, measured="M = 3 > M = 1")  # fmt: skip
     index = report.build("smoke")
     assert index == root / "runs" / "smoke" / "report" / "index.html"
     return {path.name: Page(path) for path in index.parent.glob("*.html")}
