@@ -30,20 +30,20 @@ from collections.abc import Sequence
 from realqa_utils import __version__
 from realqa_utils.profiles import PROFILES, seeds
 
-#: Commands with options of their own, and the module whose `main` takes them.
+#: Commands with options of their own: the module whose `main` takes them, and what they are for.
 FORWARDED = {
-    "pretrain": "training.pretraining",
-    "benchmark": "benchmarks.benchmark",
-    "benchmark-ncm": "benchmarks.ncm_benchmark",
-    "benchmark-gpu": "benchmarks.gpu_benchmark",
-    "score": "commands.score",
-    "evaluate": "commands.evaluate",
-    "curves": "commands.curves",
-    "data": "commands.data",
-    "plan": "planning.plan_command",
-    "train": "commands.train",
-    "doctor": "planning.doctor",
-    "readme": "reproduction.readme",
+    "score": ("commands.score", "score photographs with a trained model"),
+    "evaluate": ("commands.evaluate", "a model on the test side of a public set"),
+    "curves": ("commands.curves", "NCM curves of trainings as a figure"),
+    "data": ("commands.data", "which public sets are there"),
+    "train": ("commands.train", "one training of a profile"),
+    "plan": ("planning.plan_command", "what a profile needs: memory, hours, disk"),
+    "doctor": ("planning.doctor", "is this machine ready for a profile?"),
+    "pretrain": ("training.pretraining", "rebuild the shipped mini backbone"),
+    "benchmark": ("benchmarks.benchmark", "training speed against the plain way"),
+    "benchmark-ncm": ("benchmarks.ncm_benchmark", "what listening to NCM costs"),
+    "benchmark-gpu": ("benchmarks.gpu_benchmark", "what a profile costs on this GPU"),
+    "readme": ("reproduction.readme", "renew the numbers in README.md"),
 }
 
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in FORWARDED:
-            module = importlib.import_module(f"realqa_utils.{FORWARDED[arguments[0]]}")
+            module = importlib.import_module(f"realqa_utils.{FORWARDED[arguments[0]][0]}")
             return module.main(arguments[1:]) or 0
         options = _parser().parse_args(arguments)
         return options.command(options)
@@ -68,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="realqa", description="Reproduce RealQA.")
+    parser = argparse.ArgumentParser(
+        prog="realqa",
+        description="Reproduce RealQA.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
+    )
     parser.add_argument("--version", action="version", version=f"realqa {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -103,22 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_only(notebooks)
     notebooks.set_defaults(command=_refresh)
 
-    commands.add_parser("data", help="which public sets are there", add_help=False)
-    commands.add_parser("train", help="one training of a profile", add_help=False)
-    commands.add_parser("plan", help="what a profile needs: memory, hours, disk", add_help=False)
-    commands.add_parser("doctor", help="is this machine ready for a profile?", add_help=False)
     report = commands.add_parser("report", help="executed notebooks and claims as web pages")
     _add_profile(report)
     report.set_defaults(command=_report)
 
-    commands.add_parser("score", help="score photographs with a trained model", add_help=False)
-    commands.add_parser("evaluate", help="a model on the test side of a public set", add_help=False)
-    commands.add_parser("curves", help="NCM curves of trainings as a figure", add_help=False)
-    commands.add_parser("pretrain", help="rebuild the shipped mini backbone", add_help=False)
-    commands.add_parser("benchmark", help="training speed against the plain way", add_help=False)
-    commands.add_parser("benchmark-ncm", help="what listening to NCM costs", add_help=False)
-    commands.add_parser("benchmark-gpu", help="what a profile costs on this GPU", add_help=False)
-    commands.add_parser("readme", help="renew the numbers in README.md", add_help=False)
+    for name, (_, purpose) in FORWARDED.items():
+        commands.add_parser(name, help=purpose, add_help=False)
     return parser
 
 
@@ -157,9 +151,8 @@ def _seeds(text: str) -> str:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from realqa_utils.reproduction import (
-        notebooks,  # imports cost a second: after the options are known good
-    )
+    # imports cost a second: after the options are known good
+    from realqa_utils.reproduction import notebooks
 
     if options.seeds:
         os.environ["REALQA_SEEDS"] = options.seeds  # into every process that asks for the profile
