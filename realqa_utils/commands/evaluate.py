@@ -31,8 +31,7 @@ from realqa_utils.forms.scores import MAX_DIGITS
 from realqa_utils.images.photos import open_photo
 from realqa_utils.images.views import PRESETS, View
 from realqa_utils.measures import evaluation
-from realqa_utils.model import backbone as backbones
-from realqa_utils.model import quantised, released
+from realqa_utils.model import released, taught
 from realqa_utils.model.backbone import Backbone
 from realqa_utils.records import hashes, parts, provenance, results, sharing
 from realqa_utils.scoring import digit_tree, folders, form_filling
@@ -116,14 +115,7 @@ def load(options: argparse.Namespace) -> tuple[Backbone, dict]:
     """
     if options.adapter:
         released.find(options.adapter)  # before a model is loaded, which takes minutes
-    try:
-        if options.weights == "nf4":
-            backbone = quantised.load(options.model)
-        else:
-            backbone = backbones.load(options.model, getattr(torch, options.weights))
-    except OSError as problem:  # the hub's go on for several lines
-        first = str(problem).splitlines()[0]
-        raise FileNotFoundError(f"--model {options.model}: {first}") from None
+    backbone = taught.base(options.model, options.weights)
     facts = {"model_hash": hashes.of_weights(backbone.model), "adapter_hash": None}
     if options.adapter:
         backbone = released.load(backbone, options.adapter)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from realqa_utils.images.views import View
+    from realqa_utils.model.taught import Taught
     from realqa_utils.scoring.folders import Summary
 
 SHOWN = 50  # problems told on the terminal; the table has all of them
 ADVICE = (
-    "the shipped backbone has not learnt to score. Train one (fine_tuning.train, as notebook 00 "
-    "does), keep it with Backbone.save(FOLDER), and give --model FOLDER"
+    "the shipped backbone has not learnt to score. Train one: `realqa train scores` tells its "
+    "FOLDER; then give --model FOLDER"
 )
 
 
@@ -22,24 +24,23 @@ def main(arguments: list[str] | None = None) -> int:
     Raises ValueError and FileNotFoundError for bad input, before anything is scored.
     """
     options = _parser().parse_args(arguments)
-    from realqa_utils.images.views import View
     from realqa_utils.measures import composite
-    from realqa_utils.model import backbone  # seconds
+    from realqa_utils.model import backbone, taught  # seconds
     from realqa_utils.scoring import calibration, folders
 
-    if options.model is None or _is_untaught(options.model, backbone.MINI_FOLDER):
-        raise ValueError(f"--model {options.model or ''}: {ADVICE}")
-    view = View(options.size, options.short, options.grid)
+    known = _known(options, backbone.MINI_FOLDER)
+    view = _view(options, known.view if known else None)
     weights = composite.load(options.composite) if options.composite else None
     curve = calibration.load(options.calibration) if options.calibration else None
+    digits = options.digits or (known.digits if known else 3)
     folders.select(options.photos)  # a misspelt path is told before a large model is loaded
     with backbone.quiet():
-        model = backbone.load(options.model)
+        model = taught.load(options.model, options.adapter, options.weights)
     summary = folders.score(
         model,
         options.photos,
         options.out,
-        digits=options.digits,
+        digits=digits,
         view=view,
         attributes=options.attributes,
         composite=weights,
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if summary is None:  # the first of several processes tells for all
         return 0
-    print(report(summary, options.digits))
+    print(report(summary, digits))
     return int(len(summary.problems) == summary.photographs)
 
 
@@ -79,8 +80,39 @@ def _one_line(path: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
 
 
-def _is_untaught(model: str, shipped: Path) -> bool:
-    return model == "mini" or Path(model).resolve() == shipped.resolve()
+def _known(options: argparse.Namespace, shipped: Path) -> Taught | None:
+    """What the folder of the model tells of it, if anything.
+
+    Raises ValueError for a model that writes no scores.
+    """
+    from realqa_utils.model import taught
+
+    if not options.model:
+        raise ValueError(f"--model: {ADVICE}")
+    is_mini = options.model == "mini" or Path(options.model).resolve() == shipped.resolve()
+    if is_mini and not options.adapter:
+        raise ValueError(f"--model {options.model}: {ADVICE}")
+    place = options.adapter or options.model
+    known = taught.read(place)
+    if known and known.problem:
+        raise ValueError(f"{place} {known.problem}")
+    return known
+
+
+def _view(options: argparse.Namespace, trained: View | None) -> View:
+    """What is seen of a photograph: as asked for, else as in training, else the whole.
+
+    Raises ValueError for windows and --pixels together.
+    """
+    from realqa_utils.images.views import PRESETS, View
+
+    windows = {"size": options.size, "short": options.short, "grid": options.grid}
+    windows = {key: value for key, value in windows.items() if value is not None}
+    if options.pixels and windows:
+        raise ValueError(f"--pixels is for whole photographs: leave out --{next(iter(windows))}")
+    if options.pixels:
+        return PRESETS.get(options.pixels, View())
+    return View(**windows) if windows or not trained else trained
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,15 +125,21 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTOS", help="files and folders, with all subfolders")
     add("--out", required=True, metavar="DIR", help="folder for the results")
-    add("--model", metavar="FOLDER", help="a trained model: a folder of Backbone.save, or hub name")
-    add("--digits", type=int, default=3, metavar="M", help="of a score, as trained (default: 3)")
+    add("--model", metavar="FOLDER", help="a trained model: the folder that `realqa train` tells, "
+        "one of Backbone.save, or a hub name")  # fmt: skip
+    add("--adapter", default="", metavar="A", help="LoRA for it: a folder, or owner/name/folder")
+    add("--weights", choices=("float32", "bfloat16", "nf4"), default="float32", help="precision")
+    add("--digits", type=int, metavar="M", help="of a score (default: as trained, else 3)")
     add("--attributes", action="store_true", help="ask about the ten attributes as well")
     add("--composite", metavar="FILE", help="weights of the attributes (Composite.save)")
     add("--calibration", metavar="FILE", help="for scores and intervals (Calibration.save)")
-    view = parser.add_argument_group("view", "as in training; by default the whole photograph")
-    view.add_argument("--size", type=int, default=0, metavar="PX", help="side of a window")
-    view.add_argument("--short", type=int, default=0, metavar="PX", help="short side before that")
-    view.add_argument("--grid", type=int, default=1, metavar="N", help="N x N windows, averaged")
+    about = "as in training, where the model's folder tells; else the whole photograph"
+    view = parser.add_argument_group("view", about)
+    view.add_argument("--size", type=int, metavar="PX", help="side of a window")
+    view.add_argument("--short", type=int, metavar="PX", help="short side before that")
+    view.add_argument("--grid", type=int, metavar="N", help="N x N windows, averaged")
+    view.add_argument("--pixels", choices=("repo", "clean", "as-is"), help="of a whole photograph: "
+        "as by the authors' code, as in their README, as the checkpoint says")  # fmt: skip
     add("--batch-size", type=int, default=64, metavar="N", help="photographs at a time")
     add("--no-html", dest="html", action="store_false", help="tables only, for very many")
     return parser

@@ -78,8 +78,8 @@ def seeing(backbone: Backbone, view: View) -> Backbone:
     processor = copy.copy(backbone.image_processor)
     processor.do_resize = False  # a size once found would often be changed again
     ours = replace(backbone, image_processor=processor)
-    if view.size:
-        ours.look_at(view.size**2, view.size**2)
+    if any(view.limits):
+        ours.look_at(*view.limits)
     return ours
 
 

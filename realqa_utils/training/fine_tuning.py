@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_flash_attn_2_available
@@ -28,6 +28,7 @@ from realqa_utils.datasets.table import Table
 from realqa_utils.images.views import View
 from realqa_utils.model import adapters, language
 from realqa_utils.model.backbone import Backbone
+from realqa_utils.model.taught import Taught
 from realqa_utils.training import optimisers, regression_head
 from realqa_utils.training.answer_trainer import AnswerTrainer
 from realqa_utils.training.batches import Collator
@@ -116,7 +117,8 @@ def train(
     With `evaluate_every`, the loss on `held_out` is logged before the first step and then after so
     many steps; callbacks such as `NCMCallback` hear it too. The same recipe, data and thread count
     give the same weights. What was trained is written to the folder `keep`: an adapter, or a whole
-    model. Several processes (`torchrun`, `accelerate launch`) share the work of one.
+    model, and how to ask it (`model.taught`). Several processes (`torchrun`, `accelerate launch`)
+    share the work of one.
     """
     torch.manual_seed(recipe.seed)
     if recipe.objective == "regression":
@@ -146,12 +148,12 @@ def train(
     with attention(backbone, _attention(recipe)):
         trainer.train(resume_from_checkpoint=last_checkpoint(out) if save_steps else None)
     if keep:
-        _keep(trainer, backbone, keep)
+        _keep(trainer, backbone, keep, view)
     backbone.model.eval()
     return backbone
 
 
-def _keep(trainer: Trainer, backbone: Backbone, folder: Path) -> None:
+def _keep(trainer: AnswerTrainer, backbone: Backbone, folder: Path, view: View) -> None:
     """All processes take part, since each may hold a piece of the weights; the first one writes."""
     part = folder.with_name(f".{folder.name}.part")
     trainer.save_model(str(part))
@@ -160,6 +162,9 @@ def _keep(trainer: Trainer, backbone: Backbone, folder: Path) -> None:
             backbone.tokenizer.save_pretrained(part)
             backbone.image_processor.save_pretrained(part)
         (part / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, of which nothing is read
+        recipe = trainer.recipe
+        below = "" if recipe.tower_steps else backbone.name  # an adapted tower is no known model
+        Taught(below, recipe.objective, recipe.form, recipe.digits, view).save(part)
         os.replace(part, folder)
     trainer.accelerator.wait_for_everyone()
 

@@ -387,7 +387,7 @@ def test_what_is_not_there_is_one_line(run, asked, tmp_path, capsys, change, mes
 
 def test_a_model_or_adapter_that_is_not_there_is_one_line(run, tmp_path, capsys, model):
     refused(capsys, run("--model", str(tmp_path / "gone")), "gone holds no config.json")
-    refused(capsys, run("--model", "nobody/nothing"), "--model nobody/nothing: ")
+    refused(capsys, run("--model", "nobody/nothing"), "model nobody/nothing: ")
     gone = str(tmp_path / "gone")
     other = ("--model", model)
     refused(
@@ -397,7 +397,7 @@ def test_a_model_or_adapter_that_is_not_there_is_one_line(run, tmp_path, capsys,
 
 
 def test_a_wrong_adapter_is_found_before_a_model_is_loaded(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate_command.backbones, "load", lambda *_: pytest.fail("was loaded"))
+    monkeypatch.setattr(evaluate_command.taught, "base", lambda *_: pytest.fail("was loaded"))
     given = run("--model", "mini", "--adapter", str(tmp_path / "gone"))
     refused(capsys, given, "gone holds no adapter_model.safetensors")
 

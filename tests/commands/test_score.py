@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import torch
 from PIL import Image
 
 from realqa_utils.commands import score as score_command
-from realqa_utils.images.views import View
+from realqa_utils.commands import train as train_command
+from realqa_utils.images.views import PRESETS, View
 from realqa_utils.measures import composite
-from realqa_utils.model import backbone
+from realqa_utils.model import adapters, backbone, taught
+from realqa_utils.model.backbone import Backbone
 from realqa_utils.scoring import calibration, folders
 
 torch.set_num_threads(1)
@@ -77,10 +81,87 @@ def test_everything_that_can_be_given_arrives(model, album, tmp_path, monkeypatc
 @pytest.mark.parametrize("model", [[], ["--model", "mini"], ["--model", str(backbone.MINI_FOLDER)]])
 def test_a_model_that_has_not_learnt_to_score_is_refused_with_advice(album, tmp_path, model):
     with pytest.raises(
-        ValueError, match=r"has not learnt to score.*fine_tuning\.train.*Backbone\.save"
+        ValueError, match=r"has not learnt to score.*realqa train scores.*--model FOLDER"
     ):
         score_command.main([str(album), "--out", str(tmp_path / "out"), *model])
     assert not (tmp_path / "out").exists()
+
+
+# --- models that were trained here ----------------------------------------------------------------
+
+
+@pytest.fixture
+def given(monkeypatch) -> dict:
+    """The model and the options that would score."""
+    found = {}
+
+    def score(model, photos, out, **options):
+        found.update(options, model=model)
+
+    monkeypatch.setattr(folders, "score", score)
+    return found
+
+
+def _run(album: Path, folder: Path, *more: str) -> int:
+    out = str(folder.parent / "out")
+    return score_command.main([str(album), "--model", str(folder), "--out", out, *more])
+
+
+def test_a_model_that_was_trained_here_is_asked_as_it_was_taught(album, root, given, capsys):
+    """`realqa train`, then `realqa score` with the folder that it tells."""
+    assert train_command.main(["scores", "--profile", "smoke", "--digits", "2"]) == 0
+    told = capsys.readouterr().out
+    folder = Path(next(line for line in told.splitlines() if "weights:" in line).split()[1])
+    assert _run(album, folder) == 0
+    assert given["digits"] == 2 and given["view"] == View()
+    assert _run(album, folder, "--digits", "1", "--size", "56", "--short", "80") == 0
+    assert given["digits"] == 1 and given["view"] == View(56, 80)
+    known = taught.read(folder)
+    replace(known, view=View(56, 80, 3, random=True)).save(folder)
+    assert _run(album, folder) == 0
+    assert given["view"] == View(56, 80, 3, random=True)
+    assert _run(album, folder, "--pixels", "repo") == 0
+    assert given["view"] == PRESETS["repo"]
+    replace(known, form="mix").save(folder)
+    with pytest.raises(ValueError, match=f"{folder.name} was taught the form 'mix', not to answer"):
+        _run(album, folder)
+    replace(known, objective="regression").save(folder)
+    with pytest.raises(ValueError, match="was taught regression, not to write digits"):
+        _run(album, folder)
+    (folder / taught.FILE).write_text('{"model": "mini"}')
+    with pytest.raises(ValueError, match=r"realqa\.json is not as a training wrote it: .*'view'"):
+        _run(album, folder)
+
+
+def test_an_adapter_goes_on_the_model_that_it_is_for(tiny_backbone, model, album, tmp_path, given):
+    """An adapter alone, as a training keeps it: its folder names the model."""
+    lora = adapters.prepare(
+        Backbone(copy.deepcopy(tiny_backbone.model), tiny_backbone.tokenizer,
+                 tiny_backbone.image_processor, model), rank=2,
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, tensor in lora.model.named_parameters():
+            if "lora_B" in name:
+                tensor.normal_(generator=torch.Generator().manual_seed(0))
+    folder = tmp_path / "adapter"
+    lora.model.save_pretrained(folder)
+    with pytest.raises(ValueError, match="holds an adapter and does not say what it goes on"):
+        _run(album, folder)
+    about = taught.Taught(model, "next_token", "direct_and_cot", 1, PRESETS["clean"])
+    about.save(folder)
+    trained = dict(lora.model.eval().named_parameters())
+    for arguments in ([str(folder)], [model, "--adapter", str(folder)]):
+        assert _run(album, Path(arguments[0]), *arguments[1:]) == 0
+        assert given["digits"] == 1 and given["view"] == PRESETS["clean"]
+        loaded = dict(given["model"].model.named_parameters())
+        assert trained.keys() == loaded.keys()
+        for name, tensor in trained.items():  # the model below was saved in float16
+            torch.testing.assert_close(loaded[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def test_windows_and_pixels_of_a_whole_photograph_exclude_each_other(album, model, tmp_path):
+    with pytest.raises(ValueError, match="--pixels is for whole photographs: leave out --grid"):
+        _run(album, tmp_path / "some", "--pixels", "repo", "--grid", "2")
 
 
 def refused(error, message, monkeypatch, *arguments: str) -> None:
