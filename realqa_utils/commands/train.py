@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _train(trial, cache, folder, out, options)
     if os.environ.get("RANK", "0") == "0":
         print(f"weights: {folder}")
+        if options.what != "attributes":
+            print(f"scores:  realqa score PHOTOS --model {folder} --out DIR")
         if (out / "ncm.csv").exists():
             print(f"NCM:     {out / 'ncm.csv'} (realqa curves {out / 'ncm.csv'})")
     return 0
