@@ -273,6 +273,7 @@ NOTEBOOKS = (
     ("photos", "05_digit_count", _digit_count),
     ("mini", "06_ncm_curves", _curves),
     ("mini", "07_regression_and_levels", _objectives),
+    ("photos", "07_regression_and_levels", _objectives),
     ("mini", "08_chain_of_thought", _chains),
     ("mini", "09_sota_comparison", _domains),
     ("mini", "12_cost_and_speed", _cost),
