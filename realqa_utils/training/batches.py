@@ -22,6 +22,7 @@ from realqa_utils.training import lessons
 from realqa_utils.training.recipes import Recipe
 
 ROOM = 2**32  # bytes of decoded photographs that are kept; the others are opened at every use
+TOKEN_ROOM = 2**30  # bytes of what frozen towers said, for several training sets
 FROZEN_WINDOWS = 12  # random ones; as good as a fresh one at every step, and faster
 
 
@@ -145,10 +146,15 @@ def frozen_tokens(
     drawn = seed if data.view.random else None
     key = (hashes.of_weights(backbone.core.visual), seen, data.paths, data.view, drawn)
     if key not in _TOKENS:
-        if len(_TOKENS) == 4:
+        made = _frozen_tokens(backbone, data, seed)
+        while _TOKENS and sum(map(_size, [made, *_TOKENS.values()])) > TOKEN_ROOM:
             _TOKENS.pop(next(iter(_TOKENS)))
-        _TOKENS[key] = _frozen_tokens(backbone, data, seed)
+        _TOKENS[key] = made
     return _TOKENS[key]
+
+
+def _size(kept: tuple[list[torch.Tensor], list[Grid]]) -> int:
+    return sum(part.nbytes for part in kept[0])
 
 
 def forget_frozen_tokens() -> None:

@@ -120,3 +120,26 @@ def test_what_is_held_out_is_asked_alike_in_any_batch(tiny_backbone, tmp_path):
 def _answer(batch, row: int) -> list[int]:
     labels = batch["labels"][row]
     return labels[labels >= 0].tolist()
+
+
+def test_tokens_of_as_many_sets_are_kept_as_have_room(tiny_backbone, table, monkeypatch):
+    made, make = [], batches._frozen_tokens
+    monkeypatch.setattr(batches, "_TOKENS", {})
+    monkeypatch.setattr(batches, "_frozen_tokens", lambda *given: made.append(1) or make(*given))
+    sets = [Photographs(table.subset(table.frame["id"].isin([*name])), View()) for name in "0123"]
+
+    def ask(*numbers: int) -> int:
+        """How many of these sets were looked at anew."""
+        before = len(made)
+        for number in numbers:
+            batches.frozen_tokens(tiny_backbone, sets[number])
+        return len(made) - before
+
+    assert ask(0, 2, 0, 2) == 2
+    each = [batches._size(kept) for kept in batches._TOKENS.values()]
+    monkeypatch.setattr(batches, "TOKEN_ROOM", sum(each))
+    assert ask(0, 2) == 0
+    assert ask(2, 3) == 1 and ask(3) == 0  # the oldest has gone
+    assert ask(0) == 1
+    monkeypatch.setattr(batches, "TOKEN_ROOM", 1)
+    assert ask(1, 1) == 1 and len(batches._TOKENS) == 1  # the last one always stays
