@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -115,14 +116,22 @@ def _answer_ids(tokenizer, answers, count: int, end: bool) -> list[torch.Tensor]
     if answers is None:
         return [torch.zeros(0, dtype=torch.long)] * count
     closing = [tokenizer.eos_token_id] if end else []
-    ids = tokenizer(list(answers), add_special_tokens=False).input_ids
+    ids = [_tokens(tokenizer, answer)[0] for answer in answers]
     return [torch.tensor(i + closing, dtype=torch.long) for i in ids]
+
+
+@lru_cache(maxsize=8192)
+def _tokens(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """The tokens of a text, and the characters that each stands for.
+
+    A training writes the same answer in every epoch, and many a score belongs to several rows.
+    """
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return found.input_ids, found.offset_mapping
 
 
 def digit_tokens(tokenizer, answer: str, span: tuple[int, int]) -> list[int]:
     """Indices, within the answer's tokens, of the digits inside the characters `span`."""
-    offsets = tokenizer(
-        answer, add_special_tokens=False, return_offsets_mapping=True
-    ).offset_mapping
+    offsets = _tokens(tokenizer, answer)[1]
     inside = [i for i, (a, b) in enumerate(offsets) if span[0] <= a and b <= span[1]]
     return [i for i in inside if answer[offsets[i][0] : offsets[i][1]].isdecimal()]
