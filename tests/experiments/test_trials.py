@@ -283,7 +283,8 @@ def test_labels_and_questions_decide_a_trial_of_stage_1(stage_1):
     [
         # what they give is in the hashes of data and weights, or decides nothing
         ("experiments import trials", trials.DECISIVE,
-         {"claims.paper", "measures.resampling", "measures.statistics", "parallel", "profiles",
+         {"claims.paper", "measures.resampling", "measures.statistics", "model.released",
+          "model.taught", "parallel", "profiles",
           "records.energy", "records.hashes", "records.provenance", "records.results",
           "training.adaptation", "training.spectra"}),
         ("scoring import folder_rows", folders.DECISIVE, {"parallel", "records.parts"}),
