@@ -48,7 +48,7 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
     names = {path.stem: stamp(path, profile, parameters) for path in paths}
     for stem, name in names.items():
         _forget(stem, profile, keep=name if _holds(stem, name, profile) else "")
-    heavy = [s for s in names if s[:2] not in LIGHT + ALONE and not is_done(names[s], profile)]
+    due = [s for s in names if s[:2] not in ALONE + READERS and not is_done(names[s], profile)]
     return {
         "run": secrets.token_hex(4),
         "profile": profile,
@@ -61,7 +61,7 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
                 "stamp": names[path.stem],
                 "after": [names[stem] for stem in _read_by(path) if stem in names],
                 "cores": 1 if path.stem[:2] in LIGHT else CORES,
-                "alone": path.stem[:2] in ALONE or heavy == [path.stem],
+                "alone": path.stem[:2] in ALONE or due == [path.stem],
                 "expected": expected(path.stem, profile),
             }
             for path in paths
@@ -73,7 +73,7 @@ def cores(notebook: Mapping, here: int | None) -> int:
     """Cores of one notebook of a plan, on a machine that has so many; None: on a cluster.
 
     On one machine two notebooks share them: while one loads or draws, the other computes. Where
-    only one has much to do, all are for it.
+    only one is out of date, all are for it.
     """
     if not here:
         return notebook["cores"]

@@ -155,8 +155,8 @@ def test_cores_and_expected_core_seconds(folder):
     assert [step["expected"] for step in notebooks.values()] == [40, 200, 120, None]
 
 
-def test_one_notebook_with_much_to_do_has_the_machine(folder):
-    write(folder, "08_chains")  # the others are up to date
+def test_the_one_notebook_that_is_out_of_date_has_the_machine(folder):
+    write(folder, "08_chains")
     write(folder, "12_speed")
     steps = _plan(folder)["notebooks"].values()
     assert [step["alone"] for step in steps] == [False, False, True, False, True]
