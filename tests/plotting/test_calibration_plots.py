@@ -9,18 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from realqa_utils.plotting import plots
 from realqa_utils.plotting.calibration_plots import binned, reliability
 from realqa_utils.records import results
 from realqa_utils.scoring import calibration
-
-
-@pytest.fixture(autouse=True)
-def own_style():
-    with plots.plt.rc_context():
-        plots.use_style()
-        yield
-    plots.plt.close("all")
 
 
 def photos(n: int, seed: int) -> pd.DataFrame:

@@ -9,17 +9,8 @@ from matplotlib.colors import to_hex
 
 from realqa_utils.experiments import foresight
 from realqa_utils.ncm import curves
-from realqa_utils.plotting import plots
 from realqa_utils.plotting.curve_plots import plot_foresight, plot_ncm_curves, plot_sweep
 from realqa_utils.records import results
-
-
-@pytest.fixture(autouse=True)
-def own_style():
-    with plots.plt.rc_context():
-        plots.use_style()
-        yield
-    plots.plt.close("all")
 
 
 def history(seed: int = 0, falls: float = 100.0, splits=("", "eval_")) -> list[dict]:

@@ -17,14 +17,6 @@ from realqa_utils.scoring.digit_tree import Reading
 READING = Reading("3.9", True, np.array([3.9, 4.0]), np.array([0.75, 0.25]), 0.01)
 
 
-@pytest.fixture(autouse=True)
-def own_style():
-    with plots.plt.rc_context():
-        plots.use_style()
-        yield
-    plots.plt.close("all")
-
-
 def test_photo_with_scores_draws_the_whole_distribution():
     figure = plots.photo_with_scores(Image.new("RGB", (8, 8)), READING, truth=5.0)
     axis = figure.axes[1]
