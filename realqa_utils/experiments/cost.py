@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration
 
+from realqa_utils import parallel
 from realqa_utils.forms.chains import MAX_TOKENS, REGULAR
 from realqa_utils.forms.conversations import DIRECT, MIX, AttributeForm
 from realqa_utils.model import backbone as backbones
@@ -31,6 +32,7 @@ from realqa_utils.model.encoding import encode
 from realqa_utils.scoring import decoding, digit_tree, form_filling
 
 BATCH = 64
+CORES = 4  # of the laptop that the aims are for: a wider machine uses as many
 ANSWER_TOKENS = 14  # of a direct answer with M = 3 and its end token
 ONE, BATCHED = "generate, one at a time", "generate, in batches"
 DIGITS, TREE = "ours: greedy digits", "ours: digit tree"
@@ -143,18 +145,37 @@ def timed(
     `images` are repeated where a way wants more. One round before the first is not counted.
     """
     rng, rows = np.random.default_rng(seed), []
-    for number in range(-1, rounds):
-        for name in rng.permutation(list(found)):
-            way, count = found[name]
-            given = [images[i % len(images)] for i in range(count)]
-            started = time.perf_counter()
-            way(given)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # what it was given last may still run
-            rows.append((name, number, (time.perf_counter() - started) / count))
+    with all_cores():
+        for number in range(-1, rounds):
+            for name in rng.permutation(list(found)):
+                way, count = found[name]
+                given = [images[i % len(images)] for i in range(count)]
+                started = time.perf_counter()
+                way(given)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()  # what it was given last may still run
+                rows.append((name, number, (time.perf_counter() - started) / count))
     frame = pd.DataFrame(rows, columns=["way", "round", "seconds"])
     frame["way"] = pd.Categorical(frame["way"], list(found))
     return frame[frame["round"] >= 0].sort_values(["way", "round"]).astype({"way": str})
+
+
+def threads() -> int:
+    """How many a timing has: one a core, up to `CORES`; beside a GPU, as many as there are."""
+    on_gpu = torch.cuda.is_available()
+    return torch.get_num_threads() if on_gpu else min(CORES, parallel.cores())
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """So many `threads` as long as this lasts: elsewhere in a notebook there is one, for results
+    that do not depend on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def ratio(table: pd.DataFrame, slow: str, fast: str) -> tuple[float, float, float]:
@@ -172,12 +193,13 @@ def growth(
     As with a folder, they are opened a batch at a time, and of each no more is kept than its row:
     the distributions of all scores would add up.
     """
-    digit_tree.read(backbone, images[:BATCH])
+    with all_cores():
+        digit_tree.read(backbone, images[:BATCH])
     rows = []
     for count in sorted(counts):
         given = [partial(images.__getitem__, i % len(images)) for i in range(count)]
         started = time.perf_counter()
-        with resident_memory() as seen:
+        with resident_memory() as seen, all_cores():
             kept = [
                 digit_tree.as_frame(digit_tree.read(backbone, given[start : start + BATCH]))
                 for start in range(0, count, BATCH)

@@ -35,18 +35,27 @@ def forest(table: pd.DataFrame, label: str = "model", metric: str = "srcc") -> F
     return figure
 
 
-def differences(table: pd.DataFrame, label: str, value: str) -> Figure:
-    """Paired differences as a forest around zero; columns `label`, read, estimate, low, high."""
+def differences(table: pd.DataFrame, label: str, value: str, against: str = "") -> Figure:
+    """Paired differences as a forest around zero; columns `label`, read, estimate, low, high.
+
+    `against` names a column that says what was subtracted: each has a panel of its own.
+    """
     names = list(dict.fromkeys(table[label]))
-    figure, axis = plt.subplots(figsize=(8.6, 0.52 * len(names) + 1.4))
-    axis.axvline(0, color=INK, lw=1)
-    for read, shift in zip(READS, (-0.13, 0.13), strict=True):
-        part = table[table["read"] == read]
-        y = np.array([names.index(name) for name in part[label]]) + shift
-        _points(axis, part, y, MODELS[read], read)
-    axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel=value, ylim=(len(names) - 0.5, -0.5))
-    axis.legend(loc="best", frameon=True, framealpha=0.9)
+    groups = table.groupby(against, sort=False) if against else []
+    parts = {f"minus {name}": part for name, part in groups} or {"": table}
+    size = (max(8.6, 5.6 * len(parts)), 0.52 * len(names) + 1.4 + 0.3 * bool(against))
+    figure, axes = plt.subplots(
+        1, len(parts), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for axis, (title, part) in zip(axes[0], parts.items(), strict=True):
+        axis.axvline(0, color=INK, lw=1)
+        for read, shift in zip(READS, (-0.13, 0.13), strict=True):
+            some = part[part["read"] == read]
+            y = np.array([names.index(name) for name in some[label]]) + shift
+            _points(axis, some, y, MODELS[read], read)
+        axis.set_yticks(range(len(names)), names)
+        axis.set(title=title, xlabel=value, ylim=(len(names) - 0.5, -0.5))
+    axes[0, 0].legend(loc="best", frameon=True, framealpha=0.9)
     figure.tight_layout()
     return figure
 

@@ -17,6 +17,7 @@ from realqa_utils.reproduction import graph
 
 LOOK = 0.3  # seconds between two looks
 LOG = 60.0  # seconds between two lines where the output is no terminal
+TRIED = 300.0  # core seconds as recorded: so much of a run must be done to tell half of its pace
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ def _print(text: str, live: bool, end: str = "\n") -> None:
 def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
     """Done, running (cell, step of a long one, time) and time left, in one line.
 
-    Of a notebook that was never recorded only a cell's own bar is known: time left is then "at
-    least".
+    What notebooks took elsewhere is scaled by the pace of this run. Of one that was never recorded
+    only a cell's own bar is known: time left is then "at least".
     """
-    notebooks = plan["notebooks"]
+    notebooks, pace = plan["notebooks"], _pace(plan, found, cores)
     running = {stem: state for stem, state in found.items() if state["state"] == "running"}
     waiting = [
         stem
@@ -95,16 +96,31 @@ def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
         if stem not in found and not graph.is_done(notebook["stamp"], plan["profile"])
     ]
     parts = [f"{len(notebooks) - len(running) - len(waiting)} of {len(notebooks)} done"]
-    left = sum(notebooks[stem]["expected"] or 0.0 for stem in waiting)
+    left = sum(pace * (notebooks[stem]["expected"] or 0.0) for stem in waiting)
     for stem, state in running.items():
         notebook, elapsed = notebooks[stem], time.time() - state["started"]
         step, seconds = _step(state.get("bar", {}))
         parts.append(f"{stem}: cell {state['cell']} of {state['cells']}{step}, {_clock(elapsed)}")
         at_work = graph.cores(notebook, cores)
-        left += max(0.0, (notebook["expected"] or 0.0) - elapsed * at_work, seconds * at_work)
+        expected = pace * (notebook["expected"] or 0.0)
+        left += max(0.0, expected - elapsed * at_work, seconds * at_work)
     known = all(notebooks[stem]["expected"] is not None for stem in [*running, *waiting])
     about = "about" if known else "at least"
     return " | ".join([*parts, f"{about} {max(1, round(left / cores / 60))} min left"])
+
+
+def _pace(plan: dict, found: Mapping[str, dict], cores: int) -> float:
+    """How many times as long as recorded this run takes, by what has ended of it.
+
+    `TRIED` at the recorded pace are counted in, so that a light notebook alone tells little.
+    """
+    taken = recorded = TRIED
+    for stem, state in found.items():
+        notebook = plan["notebooks"][stem]
+        if state["state"] == "ok" and notebook["expected"]:
+            taken += state["seconds"] * graph.cores(notebook, cores)
+            recorded += notebook["expected"]
+    return taken / recorded
 
 
 def _step(bar: Mapping[str, object]) -> tuple[str, float]:

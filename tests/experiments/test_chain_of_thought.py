@@ -11,7 +11,7 @@ from made_up import readings
 
 from realqa_utils.experiments import chain_of_thought as cot
 from realqa_utils.experiments import scorers, tracking
-from realqa_utils.experiments.chain_of_thought import DIRECT, FORMS, REASONED
+from realqa_utils.experiments.chain_of_thought import BRIEF, DIRECT, FORMS, REASONED
 from realqa_utils.measures import statistics
 from realqa_utils.plotting import comparison_plots
 from realqa_utils.profiles import get_profile
@@ -24,7 +24,7 @@ SMOKE = get_profile("smoke")
 
 @pytest.fixture(scope="module")
 def found():
-    made = {(DIRECT, "direct"): readings(1.2, 1)}
+    made = {(DIRECT, "direct"): readings(1.2, 1), (BRIEF, "direct"): readings(2.4, 5)}
     return made | {(REASONED, form): readings(0.4, n) for n, form in enumerate(FORMS, 2)}
 
 
@@ -54,12 +54,24 @@ def test_what_is_trained_on_chains_is_another_training(splits):
     assert len({trials.key(t) for t in (direct, reasoned, other)}) == 3
 
 
+def test_a_third_of_the_steps_is_the_papers_share(splits):
+    paper = get_profile("paper")
+    (brief,) = cot.plain(paper, splits, len(FORMS))
+    assert brief.recipe.steps == paper.recipe.steps
+    assert cot.plain(paper, splits)[0].recipe.steps == paper.chains.steps
+
+
 def test_the_better_chain_lets_the_claim_hold(found):
     judged = cot.verdicts(PROFILE, "set", found, 0)
     assert set(judged["form"]) == set(FORMS)
     assert judged["verdict"].eq("holds").all()
-    row = judged.query("form == 'cot_regular' and read == 'expected'").iloc[0]
-    pairs = zip(found[REASONED, "cot_regular"], found[DIRECT, "direct"], strict=True)
+
+
+@pytest.mark.parametrize("against", [DIRECT, BRIEF])
+def test_differences_by_hand(found, against):
+    judged = cot.verdicts(PROFILE, "set", found, 0).set_index(["against", "form", "read"])
+    row = judged.loc[against, "cot_regular", "expected"]
+    pairs = zip(found[REASONED, "cot_regular"], found[against, "direct"], strict=True)
     by_hand = np.mean(
         [
             statistics.srcc(a["target"], a["expected"])
@@ -74,7 +86,7 @@ def test_tables_figures_and_claims(found, splits, root):
     table = cot.table(PROFILE, "set", found, 0)
     assert set(results.TABLE_COLUMNS) <= set(table)
     assert table["parsed"].eq(1).all()
-    assert len(cot.shown(table)) == 4
+    assert len(cot.shown(table)) == 5
     judged = cot.verdicts(PROFILE, "set", found, 0)
     noisy = {share: readings(0.4 + share, 9)[:1] for share in cot.NOISE}
     noise = cot.noise_table(PROFILE, "set", noisy, 0)
@@ -84,11 +96,13 @@ def test_tables_figures_and_claims(found, splits, root):
     tracked = pd.DataFrame({"low": [0.1, -0.2]})
     mean = statistics.Interval(0.3, 0.1, 0.5, 120)
     parts = {"": table, "verdicts": judged, "noise": noise}
-    figure = comparison_plots.differences(judged, "form", "difference")
+    figure = comparison_plots.differences(judged, "form", "difference", "against")
+    assert [axis.get_title() for axis in figure.axes] == [f"minus {DIRECT}", f"minus {BRIEF}"]
     cot.save(PROFILE, splits, parts, mean, {"": figure, "noise": curve}, results.Stopwatch())
     claims = results.claims(PROFILE).set_index("claim")
     assert claims.loc[cot.TRACKS, "verdict"] == "holds"
-    wanted = judged.query("form == 'cot_regular' and read == 'greedy'")["estimate"].item()
+    row = "form == 'cot_regular' and read == 'greedy' and against == @DIRECT"
+    wanted = judged.query(row)["estimate"].item()
     assert claims.loc[cot.BEATS, "estimate"] == pytest.approx(wanted, rel=1e-5)  # six digits
     said = cot.summary(judged, mean, tracked)
     assert "1 of 2 correlations" in said

@@ -7,6 +7,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 
 from realqa_utils.datasets import mini
 from realqa_utils.experiments import cost, cost_table
@@ -49,6 +50,17 @@ def test_every_round_has_every_way_once_and_the_first_does_not_count(clock):
     assert frame.equals(again)
 
 
+def test_only_what_is_timed_has_a_thread_a_core(clock, monkeypatch):
+    monkeypatch.setenv("REALQA_WORKERS", "3")
+    before, seen = torch.get_num_threads(), []
+    way = (lambda images: seen.append(torch.get_num_threads()), 1)
+    cost.timed({"way": way}, ["a"], rounds=1, seed=0)
+    assert seen == [3, 3]
+    assert torch.get_num_threads() == before
+    monkeypatch.setenv("REALQA_WORKERS", "64")
+    assert cost.threads() == cost.CORES
+
+
 def test_ratios_know_their_aims(clock):
     seconds = {ONE: 30.0, BATCHED: 1.2, DIGITS: 1.0, TREE: 1.3, PREFILL: 1.0}
     ways = {name: (counting([], name, s, clock), 1) for name, s in seconds.items()}
@@ -61,6 +73,7 @@ def test_ratios_know_their_aims(clock):
         (TREE, f"time over that of {PREFILL}"): True,
     }
     assert "not reached" in cost_table.summary(compared)
+    assert compared["threads"].eq(cost.threads()).all()
 
 
 @pytest.mark.parametrize("size", cost.SIZES)

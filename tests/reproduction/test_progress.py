@@ -41,13 +41,22 @@ def test_states_are_those_of_this_run(plan):
 def test_line_counts_what_is_done_and_what_is_left(plan):
     line = progress.line(plan, {}, cores=2)
     assert line == "1 of 4 done | about 16 min left"  # (600 + 1200 + 120) / 2 s
-    _tell("05_b", "ok")
+    _tell("05_b", "ok", seconds=600.0)
     _tell("06_c", "running", cell=3, cells=20, started=time.time() - 120)
     line = progress.line(plan, progress.states(plan), cores=2)
     # 06 has run for two minutes on one of two cores: (1200 - 120 + 120) / 2 s
     assert line == "2 of 4 done | 06_c: cell 3 of 20, 2:00 | about 10 min left"
     _tell("06_c", "running", cell=3, cells=20, started=time.time() - 9999)
     assert progress.line(plan, progress.states(plan), 2).endswith("| about 1 min left")
+
+
+def test_time_left_goes_by_the_pace_of_the_run(plan):
+    """05 took 150 s on one core where 600 were recorded: the pace is (150 + 300) / (600 + 300)."""
+    _tell("05_b", "ok", seconds=150.0)
+    line = progress.line(plan, progress.states(plan), cores=2)
+    assert line == "2 of 4 done | about 6 min left"  # (1200 + 120) / 2 cores, halved: 330 s
+    _tell("05_b", "failed", seconds=150.0)
+    assert progress.line(plan, progress.states(plan), 2).endswith("| about 11 min left")
 
 
 def test_line_tells_how_far_a_long_cell_is(plan):
