@@ -26,6 +26,7 @@ from realqa_utils.plotting import comparison_plots
 from realqa_utils.profiles import Profile
 from realqa_utils.records import results
 from realqa_utils.training import labels
+from realqa_utils.training.recipes import Recipe
 
 NOTEBOOK = "08_chain_of_thought"
 TRACKS, BEATS = "F2-attributes-track-mos", "S47-cot-beats-direct"
@@ -55,9 +56,13 @@ def reasoners(profile: Profile, splits: Sequence[Split]) -> list[trials.Trial]:
 
 
 def plain(profile: Profile, splits: Sequence[Split], forms: int = 1) -> list[trials.Trial]:
-    """The same trainings on direct answers only; of so many `forms`, the steps of one."""
-    steps = max(1, round(profile.chains.steps / forms))
-    return scorers.all_trials(profile, splits, profile.chains, form="direct", steps=steps)
+    """Trainings by `direct_recipe`, one a seed."""
+    return scorers.all_trials(profile, splits, direct_recipe(profile, forms))
+
+
+def direct_recipe(profile: Profile, forms: int = 1) -> Recipe:
+    """That of `reasoners` on direct answers only; of so many `forms`, the steps of one."""
+    return replace(profile.chains, form="direct", steps=max(1, round(profile.chains.steps / forms)))
 
 
 def show_conversations(split: Split) -> None:

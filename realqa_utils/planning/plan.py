@@ -227,9 +227,12 @@ def trainings(profile: Profile) -> list[Training]:
         ),
         Training("06", "NCM curves", half, len(monitoring.conditions(profile)) * seeds, 0),
         Training("07", "other objectives", profile.recipe, ways * seeds, ways * seeds),
-        Training("08", "direct only", replace(chains, form="direct"), seeds, seeds),
+        Training("08", "direct only", chain_of_thought.direct_recipe(profile), seeds, seeds),
         Training("08", "direct and chains", chains, seeds, seeds),
     ]
+    brief = chain_of_thought.direct_recipe(profile, len(chain_of_thought.FORMS))
+    if brief != profile.recipe:  # else they are notebook 05's
+        rows.append(Training("08", chain_of_thought.BRIEF, brief, seeds, seeds))
     if on_mini:
         noisy, others = len(chain_of_thought.NOISE), len(tracking.IMAGE_SETS) - 1
         spoilt = replace(chains, form="cot_regular", steps=chains.steps // 2)

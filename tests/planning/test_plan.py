@@ -24,7 +24,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from realqa_utils import cli
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
-from realqa_utils.experiments import granularity, monitoring, objectives
+from realqa_utils.experiments import chain_of_thought, granularity, monitoring, objectives
 from realqa_utils.forms.conversations import DIRECT
 from realqa_utils.forms.scores import Scale
 from realqa_utils.images.views import View
@@ -476,6 +476,16 @@ def test_trainings_are_those_of_the_notebooks():
     forms = [t.recipe.form for t in found if t.notebook in ("02", "03")]
     assert sorted(forms) == sorted(granularity.ASKED)
     assert all(t.recipe.steps <= 5570 for t in found)
+
+
+def test_direct_answers_in_the_papers_proportion_are_trained_once():
+    """Of `paper`, 221 of 662 steps: as long as notebook 05. `mini` has another way for chains."""
+    by = {name: plan.trainings(get_profile(name)) for name in ("paper", "mini")}
+    steps = {
+        name: [t.recipe.steps for t in found if t.what == chain_of_thought.BRIEF]
+        for name, found in by.items()
+    }
+    assert steps == {"paper": [], "mini": [round(get_profile("mini").chains.steps / 3)]}
 
 
 def test_disk_of_the_real_weights():
