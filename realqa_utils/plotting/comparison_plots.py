@@ -30,7 +30,7 @@ def forest(table: pd.DataFrame, label: str = "model", metric: str = "srcc") -> F
         _points(axis, part, y, MODELS[read], read)
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel=f"{metric.upper()} on held-out photographs", ylim=(len(names) - 0.5, -0.5))
-    axis.legend(loc="best", frameon=True, framealpha=0.9)
+    _legend(axis)
     figure.tight_layout()
     return figure
 
@@ -55,9 +55,17 @@ def differences(table: pd.DataFrame, label: str, value: str, against: str = "") 
             _points(axis, some, y, MODELS[read], read)
         axis.set_yticks(range(len(names)), names)
         axis.set(title=title, xlabel=value, ylim=(len(names) - 0.5, -0.5))
-    axes[0, 0].legend(loc="best", frameon=True, framealpha=0.9)
+    if against:  # titles are there
+        axes[0, 0].legend(loc="best", framealpha=0.9)
+    else:
+        _legend(axes[0, 0])
     figure.tight_layout()
     return figure
+
+
+def _legend(axis) -> None:
+    """Above the axis, where no interval can be."""
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 def _points(axis, part: pd.DataFrame, y: np.ndarray, colour: str, label: str) -> None:
