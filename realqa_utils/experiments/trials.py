@@ -38,8 +38,8 @@ from realqa_utils.training.recipes import Recipe
 DECISIVE = (
     "experiments.trials", "forms.answers", "forms.chains", "forms.conversations", "forms.scores",
     "forms.taxonomy", "images.photos", "images.views", "model.adapters", "model.backbone",
-    "model.decoder", "model.encoding", "model.language", "model.lean", "model.products",
-    "model.prompting", "model.quantised", "model.vision", "scoring.digit_tree",
+    "model.decoder", "model.encoding", "model.language", "model.lean", "model.packed",
+    "model.products", "model.prompting", "model.quantised", "model.vision", "scoring.digit_tree",
     "scoring.form_filling", "scoring.form_steps", "scoring.labelling", "training.answer_trainer",
     "training.batches", "training.fine_tuning", "training.lessons", "training.level_words",
     "training.losses", "training.optimisers", "training.recipes", "training.regression_head",

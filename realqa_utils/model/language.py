@@ -21,6 +21,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     apply_rotary_pos_emb,
 )
 
+from realqa_utils.model import packed
+
 PER_COLUMN = ("input_ids", "mm_token_type_ids", "position_ids")  # the last axis is the columns
 
 
@@ -85,6 +87,8 @@ def forward(
     if not known(base):
         return model(**inputs, **more, logits_to_keep=columns)
     shared = min(shared_columns(inputs), int(columns[0]))
+    if not more.get("use_cache", True) and packed.knows(base):
+        return CausalLMOutputWithPast(logits=packed.logits(base, inputs, columns, shared))
     columns = columns.to(inputs["input_ids"].device)
     inputs = inputs | more
     last = base.model.language_model.layers[-1]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from realqa_utils.model import language
-from realqa_utils.model.products import Product, in_pairs, rotate, unit
+from realqa_utils.model.products import Product, in_pairs, rotate, turns, unit
 
 ROOM = 128  # columns that a cache has free behind the prompts at first
 POSITIONS = 512  # of text, in the table at first
@@ -41,14 +41,14 @@ def begin(
     ids, positions = batch["input_ids"], batch["position_ids"]
     if shared:
         opening = Lean(side, 1, shared)
-        turn = side.turn(positions[:, 0, :shared])
+        turn = turns(side.rotary, positions[:, 0, :shared])
         opening.run(side.embed(ids[0, :shared]), turn, torch.arange(shared)[None], last=0)
         state.cache[:, :, :shared] = opening.cache
         state.advance(torch.full((rows,), shared))
     real = batch["attention_mask"][:, shared:].bool()
     hidden = side.embed(ids[:, shared:][real])
     hidden[batch["mm_token_type_ids"][:, shared:][real] == 1] = seen.to(hidden.dtype)
-    turn, order = side.turn(positions[:, :, shared:][:, real]), real.cumsum(1) - 1
+    turn, order = turns(side.rotary, positions[:, :, shared:][:, real]), real.cumsum(1) - 1
     where = None if real.all() else real
     hidden = state.run(hidden, turn, order[:1] if where is None else order, where, last=columns)
     state.advance(real.sum(1))
@@ -217,21 +217,15 @@ class Language:
         self.head = Product(base.lm_head, scale=side.norm.weight)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.dtype = config.hidden_size // self.heads, base.dtype
-        self.turns = self.turn(torch.arange(POSITIONS).expand(3, -1))  # of text
+        self.turns = turns(self.rotary, torch.arange(POSITIONS).expand(3, -1))  # of text
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(unit(hidden, self.epsilon))
 
-    def turn(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions (3, tokens) -> complex numbers (tokens, 1, head_dim / 2) for `rotate`."""
-        cos, sin = self.rotary(torch.zeros(0), positions[:, None])  # (1, tokens, head_dim)
-        half = self.head_dim // 2
-        return torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
-
     def text_turn(self, positions: torch.Tensor) -> torch.Tensor:
         """The same for text, whose three positions (tokens,) are one."""
         if (highest := int(positions.max())) >= len(self.turns):
-            self.turns = self.turn(torch.arange(2 * highest).expand(3, -1))
+            self.turns = turns(self.rotary, torch.arange(2 * highest).expand(3, -1))
         return self.turns[positions]
 
 

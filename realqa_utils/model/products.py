@@ -29,7 +29,7 @@ class Product:
     ):
         self.layers, self.scale, self.order = layers, scale, order
         self.weight = self.bias = None
-        if all(map(_is_plain, layers)) and sum(x.weight.numel() for x in layers) <= LARGEST:
+        if all(map(is_plain, layers)) and sum(x.weight.numel() for x in layers) <= LARGEST:
             weight = torch.cat([layer.weight.detach() for layer in layers])
             weight = weight if scale is None else weight * scale.detach()
             bias = torch.cat([_bias(layer) for layer in layers])
@@ -55,7 +55,8 @@ class Product:
         return hidden if self.bias is None else hidden.add_(self.bias)
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is its weights and nothing else, on the CPU."""
     hooked = layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "_hf_hook")
     return type(layer) is nn.Linear and not hooked and layer.weight.device.type == "cpu"
 
@@ -76,6 +77,13 @@ def in_pairs(heads: int, rotated: int, head_dim: int) -> torch.Tensor:
     return torch.cat((pairs.flatten(), order[rotated:].flatten()))
 
 
+def turns(rotary: nn.Module, positions: torch.Tensor) -> torch.Tensor:
+    """Positions (3, tokens) -> complex numbers (tokens, 1, head_dim / 2) for `rotate`."""
+    cos, sin = rotary(torch.zeros(0), positions[:, None])  # (1, tokens, head_dim)
+    half = cos.shape[2] // 2
+    return torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
+
+
 def rotate(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of x (..., head_dim) by complex numbers `turn` (..., head_dim / 2).
 
@@ -90,5 +98,10 @@ def rotate(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
 def unit(x: torch.Tensor, epsilon: float) -> torch.Tensor:
     """x (n, width) over its root mean square, in float32 as the library has it."""
     wide = x.float()
-    squares = torch.linalg.vector_norm(wide, dim=1, keepdim=True).square_()
-    return (wide * squares.div_(x.shape[1]).add_(epsilon).rsqrt_()).to(x.dtype)
+    return (wide * unit_scale(wide, epsilon)).to(x.dtype)
+
+
+def unit_scale(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """One over the root mean square of each row of x (n, width): (n, 1)."""
+    squares = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_()
+    return squares.div_(x.shape[1]).add_(epsilon).rsqrt_()
