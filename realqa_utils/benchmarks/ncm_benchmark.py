@@ -49,6 +49,9 @@ class TimedCallback(NCMCallback):
     def on_step_end(self, *args, **options):
         self._timed(super().on_step_end, *args, **options)
 
+    def on_epoch_end(self, *args, **options):
+        self._timed(super().on_epoch_end, *args, **options)
+
     def _timed(self, call: Callable, *args, **options) -> None:
         started = time.perf_counter()
         call(*args, **options)

@@ -44,10 +44,11 @@ def logits(base: nn.Module, inputs: dict, columns: torch.Tensor, shared: int) ->
     asked[:, columns] = rows.once[:, columns]
     wanted = asked[rows.once].nonzero().flatten()  # of the tokens
     for layer in side.layers:
-        at, mixed = rows.at, _attend(layer, _Together.apply(_qkv(layer, hidden, turn), rows))
+        qkv, at, start = _Together.apply(_qkv(layer, hidden, turn), rows), rows.at, 0
         if layer is side.layers[-1]:  # of the other tokens just keys and values are used
-            at, hidden = at[wanted], _Pick.apply(hidden, wanted)
-        mixed = _Pick.apply(mixed, at)
+            hidden = _Pick.apply(hidden, wanted)
+            at, start = rows.behind(wanted)
+        mixed = _Pick.apply(_attend(layer, qkv, start), at)
         hidden = _mlp(layer, torch.addmm(hidden, mixed, layer.self_attn.o_proj.weight.t()))
     found = _normed(side.norm, hidden, base.lm_head.weight, base.lm_head.bias)
     real = asked[:, columns]
@@ -86,13 +87,17 @@ def _in_pairs(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     return weight.view(-1, 2, head_dim // 2, *weight.shape[1:]).transpose(1, 2).flatten(0, 2)
 
 
-def _attend(layer: nn.Module, qkv: torch.Tensor) -> torch.Tensor:
-    """Causal attention within rows: (rows, n, heads of all x head_dim) -> (rows x n, width)."""
-    attend = layer.self_attn
+def _attend(layer: nn.Module, qkv: torch.Tensor, start: int) -> torch.Tensor:
+    """Causal attention within rows, of their tokens from `start`.
+
+    (rows, n, heads of all x head_dim) -> (rows x (n - start), width).
+    """
+    attend, n = layer.self_attn, qkv.shape[1]
     heads, keys = attend.num_heads, attend.num_key_value_heads
     q, k, v = qkv.unflatten(2, (-1, attend.head_dim)).transpose(1, 2).split((heads, keys, keys), 1)
+    sees = torch.ones(n, n, dtype=torch.bool).tril()[start:] if start else None
     mixed = F.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=attend.scaling, enable_gqa=True
+        q[:, :, start:], k, v, sees, is_causal=not start, scale=attend.scaling, enable_gqa=True
     )
     return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
@@ -117,6 +122,16 @@ class _Rows:
         self.shared, self.shape = shared, (len(real), int(real.sum(1).max()))
         starts = torch.arange(len(real))[:, None] * self.shape[1]
         self.at = (starts + real.cumsum(1) - 1)[self.once]  # of each in the flattened rows
+
+    def behind(self, wanted: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Where those tokens are in rows that are cut before the first of them, and where that is.
+
+        Answers stand at the ends of rows.
+        """
+        n = self.shape[1]
+        at = self.at[wanted]
+        start = int((at % n).min()) if len(at) else 0
+        return at - start * (at // n + 1), start
 
 
 # --- functions with a backward pass of their own -------------------------------------------------
@@ -173,10 +188,11 @@ class _NormedProduct(Function):
     @staticmethod
     def backward(ctx, slope):
         normed, scale, weight = ctx.saved_tensors
+        to_weight = slope.t() @ normed if ctx.needs_input_grad[1] else None
         back = slope @ weight
         along = torch.linalg.vecdot(back, normed)[:, None] / normed.shape[1]
         back = back.addcmul_(normed, along, value=-1).mul_(scale)
-        return back, slope.t() @ normed, slope.sum(0) if ctx.has_bias else None, None
+        return back, to_weight, slope.sum(0) if ctx.has_bias else None, None
 
 
 class _Rotate(Function):

@@ -3,11 +3,16 @@
 The callback listens to the model's own forward passes, so it costs no extra one. Training is
 measured on the batches of a step, with all their accumulation; the held-out set whenever the
 `Trainer` evaluates it. Values of several processes are added up.
+
+Of a step only the logits at its digits are put by. What they say is worked out for many steps at
+once, which takes hardly longer than for one, and logged under the step that it is of.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +20,13 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from realqa_utils.ncm.metric import COUNTS, NCM
+from realqa_utils.ncm.metric import COUNTS, NCM, Heard
 from realqa_utils.records import results
 
 COLUMNS = ("step", "split", "metric", "value")
 TRAIN, HELD_OUT = "train", "held-out"
+STEPS = 20  # that are worked out at once, at most
+ROOM = 2**23  # bytes of logits that are put by; larger ones are worked out in every step
 UNHEARD = (
     "no forward pass had both labels and logits; a Trainer that computes its loss outside of the "
     "model must call `observe(logits, labels)`"
@@ -35,7 +42,8 @@ class NCMCallback(TrainerCallback):
     reach the log history and the CSV but no logger such as TensorBoard. `csv` is written by the
     first process: columns step, split ("train" or "held-out"), metric, value; a resumed training
     goes on with it, a new one replaces it. With `evaluate_every`, the `Trainer` evaluates at those
-    steps too.
+    steps too. Values are logged every `STEPS` logged steps, and before the `Trainer` logs,
+    evaluates, saves or ends: what a kill loses is no more than the `Trainer` loses itself.
 
     A `Trainer` that keeps labels from its model (label smoothing, a loss function of its own) has
     to call `observe` itself; where nothing is heard or scored, one warning says so.
@@ -55,10 +63,12 @@ class NCMCallback(TrainerCallback):
         self.trainer, self.every, self.evaluate_every = trainer, every, evaluate_every
         self.csv = Path(csv) if csv else None
         self.due, self.warned, self._hook, self._file = False, False, None, None
+        self._forget()
 
     # --- listening -------------------------------------------------------------------------------
 
     def on_train_begin(self, args, state, control, model=None, **_):
+        self._forget()
         self._listen(model)
         if self.csv and state.is_world_process_zero:
             _begin(self.csv, state.global_step)
@@ -92,7 +102,24 @@ class NCMCallback(TrainerCallback):
         if not training and (own := self._own_rows(len(labels))) < len(labels):
             logits, labels = logits[:own], labels[:own]
             places = None if places is None else places[:own]
-        self.metrics[TRAIN if training else HELD_OUT].add(logits, labels, places)
+        if not training:
+            self.metrics[HELD_OUT].update(logits, labels, places)
+            return
+        self.heard.append(self.metrics[TRAIN].hear(logits, labels, places))
+        self.step_of.append(len(self.steps))
+        if sum(batch.logits.nbytes for batch in self.heard) > ROOM:
+            self._work_out()
+
+    def _work_out(self) -> None:
+        if self.heard:
+            self.worked_out.append(self.metrics[TRAIN].sums_of(self.heard))
+            self.heard = []
+
+    def _forget(self) -> None:
+        self.steps: list[tuple[int, float]] = []  # step and epoch of those to be logged
+        self.heard: list[Heard] = []  # batches of them
+        self.worked_out: list[tuple[torch.Tensor, torch.Tensor]] = []  # sums of batches before
+        self.step_of: list[int] = []  # of each batch of both, as an index of `steps`
 
     def _own_rows(self, rows: int) -> int:
         """How many rows of a batch of evaluation are no copies.
@@ -116,27 +143,56 @@ class NCMCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if self.due:
             self.due = False
-            asked = control.should_log  # a log of ours would answer for the Trainer's own
-            self._log(state, TRAIN)
-            control.should_log = asked
+            self.steps.append((state.global_step, state.epoch))
         if self.evaluate_every and state.global_step % self.evaluate_every == 0:
             control.should_evaluate = True
+        self._log_steps(state, control)
+
+    def on_epoch_end(self, args, state, control, **_):
+        self._log_steps(state, control)
 
     def on_evaluate(self, args, state, control, metrics=None, **_):
-        values = self._log(state, HELD_OUT)
-        if metrics is not None:
-            metrics.update(values)
-
-    def _log(self, state, split: str) -> dict[str, float]:
-        metric = self.metrics[split]
+        metric = self.metrics[HELD_OUT]
         values = metric.numbers()
+        named = self._log(state, HELD_OUT, values, metric.counts)
+        metric.reset()
+        if metrics is not None:
+            metrics.update(named)
+
+    def _log_steps(self, state, control) -> None:
+        """Log what was put by, where the Trainer is about to do something or it is enough."""
+        asked = control.should_log  # a log of ours would answer for the Trainer's own
+        soon = asked or control.should_evaluate or control.should_save
+        if not self.steps or not (soon or control.should_training_stop or len(self.steps) >= STEPS):
+            return
+        self._work_out()
+        sums, counts = self._sums_of_steps()
+        values = self.metrics[TRAIN].numbers_of(sums, counts)
+        for (step, epoch), named, rows in zip(self.steps, values, counts, strict=True):
+            with _as_of(state, step, epoch):
+                self._log(state, TRAIN, named, rows)
+        self._forget()
+        control.should_log = asked
+
+    def _sums_of_steps(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(steps, 4, M) and (steps, 3), in this process; a step in which nothing was heard is 0."""
+        found = []
+        for which, state in enumerate((self.metrics[TRAIN].sums, self.metrics[TRAIN].counts)):
+            steps = state.new_zeros(len(self.steps), *state.shape)
+            if self.worked_out:
+                batches = torch.cat([part[which] for part in self.worked_out]).to(steps)
+                steps.index_add_(0, torch.tensor(self.step_of, device=steps.device), batches)
+            found.append(steps)
+        return tuple(found)
+
+    def _log(self, state, split: str, values: dict, counts: torch.Tensor) -> dict[str, float]:
         heard = any(map(values.get, COUNTS))
         if not (self.warned or values["scored"]):
             self.warned = True
-            warnings.warn(f"NCM, {split}: {metric.explain() if heard else UNHEARD}", stacklevel=2)
+            said = self.metrics[split].explain(counts) if heard else UNHEARD
+            warnings.warn(f"NCM, {split}: {said}", stacklevel=2)
         if not heard:
             return {}
-        metric.start_over()
         prefix = "eval_" if split == HELD_OUT else ""
         named = {prefix + name: value for name, value in values.items()}
         if self.trainer is None:
@@ -148,6 +204,17 @@ class NCMCallback(TrainerCallback):
             lines = (f"{start}{name},{value!r}\n" for name, value in values.items())
             self._file.write("".join(lines).encode())
         return named
+
+
+@contextmanager
+def _as_of(state, step: int, epoch: float) -> Iterator[None]:
+    """Let a `Trainer` that has gone on log for a step before."""
+    now = state.global_step, state.epoch
+    state.global_step, state.epoch = step, epoch
+    try:
+        yield
+    finally:
+        state.global_step, state.epoch = now
 
 
 def _begin(path: Path, step: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -85,6 +85,14 @@ def _errors(z, digits, values: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     return (parts.scatter_(1, true, 0.0).sum(1) - digits) * weights  # and as published
 
 
+class Heard(NamedTuple):
+    """All that NCM needs of a batch: what predicts its digits, and the labels there."""
+
+    logits: torch.Tensor  # (rows, M, vocabulary), a copy
+    tokens: torch.Tensor  # (rows, M)
+    is_there: torch.Tensor  # (rows, M), whether a digit has a place
+
+
 class NCM(Metric):
     """NCM, NCM* in two readings, contributions and cross entropy of the digits, over all batches.
 
@@ -157,11 +165,13 @@ class NCM(Metric):
 
         Raises ValueError for shapes that do not fit.
         """
-        self.add(logits, labels, places)
+        sums, counts = self.sums_of([self.hear(logits, labels, places)])
+        self.sums.add_(sums[0])
+        self.counts.add_(counts[0])
 
     @torch.no_grad()
-    def add(self, logits, labels, places: torch.Tensor | None = None) -> None:
-        """`update` without the books of `torchmetrics`, for who asks at every step."""
+    def hear(self, logits, labels, places: torch.Tensor | None = None) -> Heard:
+        """What `update` reads of a batch, to be worked out later by `sums_of`."""
         self._check(logits, labels)
         object.__setattr__(self, "last_labels", labels)  # as slow as three ops otherwise
         if self.sums.device != logits.device:
@@ -176,14 +186,25 @@ class NCM(Metric):
         if labels.shape[1] == 1:  # which nothing predicts
             labels = F.pad(labels, (0, 1), value=-1)
         within = places.clamp(1, labels.shape[1] - 1)
+        return Heard(_heard(logits, within), labels.gather(1, within), places == within)
+
+    @torch.no_grad()
+    def sums_of(self, batches: Sequence[Heard]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each batch adds to `sums` (batches, 4, M) and to `counts` (batches, 3).
+
+        Many batches take hardly longer than one. Overwrites the logits of a single one.
+        """
+        sizes = [len(batch.tokens) for batch in batches]
+        parts = zip(*batches, strict=True)
+        logits, tokens, is_there = (x[0] if len(x) == 1 else torch.cat(x) for x in parts)
         ids, digit_of, *scale = _tables(self.digit_ids, self.digits, logits.device)
-        tokens = labels.gather(1, within).clamp(-1, self.largest_id + 1)
-        digits = digit_of[tokens]  # (batch, M), -1 for a token that is no digit
-        known = ((places == within) & (digits >= 0)).all(1, keepdim=True)
-        terms, finite = _terms(_heard(logits, within), digits.clamp(min=0), ids, *scale)
+        digits = digit_of[tokens.clamp(-1, self.largest_id + 1)]  # -1: a token that is no digit
+        known = (is_there & (digits >= 0)).all(1, keepdim=True)
+        terms, finite = _terms(logits, digits.clamp(min=0), ids, *scale)
         scored = known & finite
-        self.sums.add_(terms.where(scored, 0.0).sum(1))
-        self.counts.add_(torch.cat((scored, ~known, known ^ scored), 1).sum(0))
+        rows = torch.cat((scored, ~known, known ^ scored), 1)
+        sums = [part.sum(1) for part in terms.where(scored, 0.0).split(sizes, 1)]
+        return torch.stack(sums), torch.stack([part.sum(0) for part in rows.split(sizes)])
 
     def compute(self) -> dict[str, torch.Tensor]:
         """Means over the rows with a score, NaN where there is none, and the counts of rows.
@@ -195,18 +216,21 @@ class NCM(Metric):
         return self._named(self.sums / self.counts[0], self.counts.clone())
 
     def numbers(self) -> dict[str, float]:
-        """`compute` as plain numbers, added up over processes: one look at the device.
+        """`compute` as plain numbers, added up over processes: one look at the device."""
+        return self.numbers_of(self.sums[None], self.counts[None])[0]
 
-        For who asks at every step: the ways of `torchmetrics` cost as much as a batch.
-        """
-        sums, counts = self.sums, self.counts
+    def numbers_of(self, sums: torch.Tensor, counts: torch.Tensor) -> list[dict[str, float]]:
+        """The same for several sums (n, 4, M) and counts (n, 3), such as those of n steps."""
+        counts = counts.to(sums.dtype)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             sums, counts = sums.clone(), counts.clone()
             torch.distributed.all_reduce(sums)
             torch.distributed.all_reduce(counts)
-        counts = counts.tolist()
-        rows = counts[0] or math.nan
-        return self._named([[s / rows for s in line] for line in sums.tolist()], counts)
+        found = []
+        for lines, rows in zip(sums.tolist(), counts.tolist(), strict=True):
+            count = rows[0] or math.nan
+            found.append(self._named([[s / count for s in line] for line in lines], rows))
+        return found
 
     def _named(self, means, counts) -> dict:
         """Names for means (4, M) and counts (3,), be they tensors or lists."""
@@ -215,15 +239,13 @@ class NCM(Metric):
         names = (*self.means, *COUNTS)
         return dict(zip(names, (*whole, *ncm, *entropy, *counts), strict=True))
 
-    @torch.no_grad()
-    def start_over(self) -> None:
-        """`reset` for who asks at every step: the sums and counts only."""
-        self.sums.zero_()
-        self.counts.zero_()
+    def explain(self, counts: torch.Tensor | None = None) -> str:
+        """Why nothing was scored in this process; empty where something was. Asks the device.
 
-    def explain(self) -> str:
-        """Why nothing was scored in this process; empty where something was. Asks the device."""
-        scored, skipped, not_finite = map(int, self.counts.tolist())
+        By the metric's own counts, or others such as `sums_of` gives.
+        """
+        counts = self.counts if counts is None else counts
+        scored, skipped, not_finite = map(int, counts.tolist())
         if scored:
             return ""
         if not skipped + not_finite:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 DECISIVE = (
     "forms.answers", "forms.chains", "forms.conversations", "forms.scores", "forms.taxonomy",
     "images.photos", "images.views", "model.backbone", "model.decoder", "model.encoding",
-    "model.language", "model.lean", "model.products", "model.vision", "scoring.digit_tree",
+    "model.language", "model.lean", "model.packed", "model.products", "model.vision",
+    "scoring.digit_tree",
     "scoring.folder_rows", "scoring.form_filling", "scoring.form_steps",
 )  # fmt: skip
 WHOLE = View()

@@ -116,6 +116,7 @@ def step(backbone, table, recipe, folder, heard: list):
     loss = trainer.compute_loss(prepared.model.train(), batch)
     loss.backward()
     if recipe.objective == "next_token":
-        heard.append(metric.metrics["train"].numbers())
+        train = metric.metrics["train"]
+        heard += train.numbers_of(*train.sums_of(metric.heard))
     grads = [p.grad.cpu().flatten() for p in prepared.model.parameters() if p.grad is not None]
     return loss.detach().cpu(), torch.cat(grads)

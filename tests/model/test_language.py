@@ -10,7 +10,7 @@ import torch
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer
 
 from realqa_utils.forms.conversations import DIRECT
-from realqa_utils.model import adapters, language
+from realqa_utils.model import adapters, language, packed
 from realqa_utils.model.backbone import Backbone
 from realqa_utils.model.encoding import IGNORED, encode
 
@@ -36,17 +36,21 @@ def columns_of(labels: torch.Tensor) -> torch.Tensor:
     return (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()
 
 
+@pytest.mark.parametrize("is_packed", [True, False], ids=["packed", "selective"])
 @pytest.mark.parametrize("grids", [EQUAL, MIXED, NONE], ids=["equal", "mixed", "text"])
-def test_logits_and_gradients_equal_the_plain_call(tiny_backbone, grids):
+def test_logits_and_gradients_equal_the_plain_call(tiny_backbone, grids, is_packed, monkeypatch):
     inputs = batch(tiny_backbone, grids)
     columns = columns_of(inputs.pop("labels"))
+    real = inputs["attention_mask"][:, columns].bool()
+    monkeypatch.setattr(packed, "knows", lambda _, knows=packed.knows: is_packed and knows(_))
+    assert packed.knows(tiny_backbone.model) == is_packed
     found = []
     for call in (
         lambda model: model(**inputs, logits_to_keep=columns, use_cache=False),
         lambda model: language.forward(model, inputs, columns, use_cache=False),
     ):
         model = copy.deepcopy(tiny_backbone.model)
-        logits = call(model).logits
+        logits = call(model).logits[real]
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).mean().backward()
         found.append((logits.detach(), {n: p.grad for n, p in model.named_parameters()}))
     (plain, slopes), (ours, our_slopes) = found

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import CausalLMOutput
 
-from realqa_utils.ncm import NCM
+from realqa_utils.ncm import NCM, callback
 from realqa_utils.ncm.callback import COLUMNS, NCMCallback
 
 VOCABULARY, DIGITS, POINT, WORD, NONE = 16, list(range(10)), 10, 11, -100
@@ -168,6 +167,57 @@ def test_evaluation_at_steps_of_the_callbacks_own_choice(tmp_path, metric):
     assert steps_with(work.state.log_history, "eval_ncm") == [3, 6]
 
 
+def test_steps_that_are_worked_out_together_are_logged_each_under_its_own(
+    tmp_path, metric, monkeypatch
+):
+    """In order, before what the Trainer says of the last of them, and whatever has room."""
+
+    def run(room: int) -> tuple[list[dict], list]:
+        monkeypatch.setattr(callback, "ROOM", room)
+        listener = Listener()
+        work = trainer(
+            tmp_path, dataset(24, 0), max_steps=30, logging_steps=27, callbacks=[listener],
+            gradient_accumulation_steps=2, per_device_train_batch_size=2,
+        )  # fmt: skip
+        work.add_callback(NCMCallback(NCM(places, DIGITS, M), work))
+        work.train()
+        return work.state.log_history, listener.told
+
+    history, told = run(2**23)
+    assert steps_with(history, "ncm") == [step for step, logs in told if "ncm" in logs]
+    assert steps_with(history, "ncm") == list(range(1, 31))
+    assert [entry["step"] for entry in history if "train_runtime" not in entry] == sorted(
+        [*range(1, 31), 27]
+    )
+    assert "ncm" in history[26] and "loss" in history[27]  # both of step 27
+    epochs = [entry["epoch"] for entry in history if "ncm" in entry]
+    assert epochs == pytest.approx([step / 6 for step in range(1, 31)])
+    assert len({entry["ncm"] for entry in history if "ncm" in entry}) == 30
+    tight, _ = run(0)
+    values = [[e["ncm"] for e in entries if "ncm" in e] for entries in (history, tight)]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+def test_a_checkpoint_has_every_step_up_to_its_own(tmp_path, metric):
+    work = trainer(tmp_path, dataset(24, 0), save_strategy="steps", save_steps=5, logging_steps=50)
+    work.add_callback(NCMCallback(metric, work))
+    work.train()
+    state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
+    assert steps_with(state["log_history"], "ncm") == [1, 2, 3, 4, 5]
+
+
+def test_a_training_that_another_callback_stops_is_logged_to_its_end(tmp_path, metric):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 4
+
+    work = trainer(tmp_path, dataset(24, 0), logging_steps=50)
+    work.add_callback(NCMCallback(metric, work))
+    work.add_callback(Stop())
+    work.train()
+    assert steps_with(work.state.log_history, "ncm") == [1, 2, 3, 4]
+
+
 def test_the_csv_is_tidy_and_says_what_the_history_says(tmp_path, metric):
     path = tmp_path / "ncm.csv"
     work = trainer(tmp_path, dataset(24, 0), dataset(4, 1), eval_strategy="steps", eval_steps=3)
@@ -243,13 +293,11 @@ def test_a_trainer_that_keeps_the_labels_is_told_what_to_do(tmp_path, metric):
 
 def test_nothing_is_heard_after_training(tmp_path, metric):
     work = trainer(tmp_path, dataset(24, 0))
-    callback = NCMCallback(metric, work)
-    work.add_callback(callback)
+    ours = NCMCallback(metric, work)
+    work.add_callback(ours)
     work.train()
     assert not work.model._forward_hooks
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert not callback.metrics["train"].counts.any()
+    assert not ours.heard and not ours.steps
 
 
 @pytest.mark.parametrize(
@@ -260,10 +308,10 @@ def test_rows_that_fill_up_the_last_batch_are_left_out(metric, remainder, expect
     for process, own in enumerate(expected):
         loading = SimpleNamespace(end_of_dataloader=True, remainder=remainder)
         accelerator = SimpleNamespace(gradient_state=loading, process_index=process)
-        callback = NCMCallback(metric, SimpleNamespace(accelerator=accelerator))
-        assert callback._own_rows(4) == own
+        ours = NCMCallback(metric, SimpleNamespace(accelerator=accelerator))
+        assert ours._own_rows(4) == own
         loading.end_of_dataloader = False
-        assert callback._own_rows(4) == 4
+        assert ours._own_rows(4) == 4
 
 
 def test_every_must_be_a_number_of_steps(metric):

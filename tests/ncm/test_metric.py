@@ -250,16 +250,18 @@ def test_the_value_of_a_batch_and_a_reset():
     assert_same(metric.compute(), first, 0)
 
 
-def test_to_start_over_is_a_reset():
+def test_batches_that_are_put_by_are_worked_out_one_by_one():
+    """Whatever is done to logits and labels in between; several at once say what each would say."""
     logits, labels, places = rows()
-    metric = NCM(None, IDS, DIGITS)
-    metric.add(logits[:3], labels[:3], places[:3])
-    first = metric.compute()
-    metric.start_over()
-    assert metric.explain() == "no row was given" and not metric.sums.any()
-    metric.add(logits[3:], labels[3:], places[3:])
-    assert_same(metric.numbers(), measure([list(range(3, 10))]), 0)
-    assert_same(first, measure([[0, 1, 2]]), 0)  # what was given out stays
+    metric, heard = NCM(None, IDS, DIGITS), []
+    for part in (slice(0, 3), slice(3, 10)):
+        given = logits[part].clone(), labels[part].clone(), places[part]
+        heard.append(metric.hear(*given))
+        given[0].zero_(), given[1].zero_()
+    assert metric.numbers()["scored"] == 0
+    first, second = metric.numbers_of(*metric.sums_of(heard))
+    assert_same(first, measure([[0, 1, 2]]), 0)
+    assert_same(second, measure([list(range(3, 10))]))
 
 
 def test_contributions_sum_to_ncm():
