@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,8 @@ from realqa_utils.training import batches, optimisers, pretraining
 
 #: Modules whose code decides what a course gives, and what a model answers in the probe.
 CODE = (
-    "forms.captions", "model.backbone", "model.encoding", "model.language",
-    "number_sorting.number_text", "number_sorting.sorting", "training.batches",
+    "forms.captions", "model.backbone", "model.encoding", "model.language", "model.packed",
+    "model.products", "number_sorting.number_text", "number_sorting.sorting", "training.batches",
     "training.optimisers", "training.pretraining",
 )  # fmt: skip
 CODE_OF_ANSWERS = ("model.backbone", "model.encoding", "number_sorting.number_sorters")
@@ -171,16 +172,25 @@ def probe_lists(profile: Profile, seed: int) -> dict[int, list[list[str]]]:
     return {length: sorting.lists(count, length, seed) for length in LENGTHS}
 
 
-def models(profile: Profile, lists: Mapping[int, Sequence]) -> dict[str, str]:
-    """Course -> where its model is; each is trained once, side by side, and kept on disk."""
+def models(profile: Profile, lists: Mapping[int, Sequence]) -> dict[str, list[str]]:
+    """Course -> where its models are, one for each of `seeds`: of those that are taught, each has
+    read a text of its own, and the fine-tuning of its seed goes on from it.
+
+    All are trained side by side, and kept on disk.
+    """
     if not teaches(profile):
-        return _released(profile)
+        return {name: [source] * len(seeds(profile)) for name, source in _released(profile).items()}
     forbidden = frozenset(tuple(row) for rows in lists.values() for row in rows)
     described = granularity.split(profile).train
     job = partial(_model, profile.model, described, forbidden, results.run_dir(profile, "trials"))
-    todo = courses(profile)
+    todo = [
+        replace(course, seed=seed) for course, seed in product(courses(profile), seeds(profile))
+    ]
     places = parallel.run_all(job, todo, profile.workers, "number text", batch=1)
-    return {course.name: place for course, place in zip(todo, places, strict=True)}
+    found: dict[str, list[str]] = {}
+    for course, place in zip(todo, places, strict=True):
+        found.setdefault(course.name, []).append(place)
+    return found
 
 
 def _model(source: str, described: Table, forbidden: frozenset, cache: Path, course: Course) -> str:
@@ -202,16 +212,21 @@ def _model(source: str, described: Table, forbidden: frozenset, cache: Path, cou
 
 
 def answers(
-    profile: Profile, places: Mapping[str, str], lists: Sequence[Sequence[str]]
+    profile: Profile, places: Mapping[str, Sequence[str]], lists: Sequence[Sequence[str]]
 ) -> dict[str, pd.DataFrame]:
-    """Frames of `sorting.probe` of every model, the worst to be expected first, and baselines."""
+    """Frames of `sorting.probe`, baselines first; of models one below the other, told by `run`."""
     job = partial(
         _texts, [sorting.question(row) for row in lists], results.run_dir(profile, "trials")
     )
-    texts = parallel.run_all(job, list(places.values()), profile.workers, "sorting", batch=1)
+    todo = list(dict.fromkeys(place for runs in places.values() for place in runs))
+    texts = parallel.run_all(job, todo, profile.workers, "sorting", batch=1)
+    said = dict(zip(todo, texts, strict=True))
     sorters = dict(zip(BASELINES, (number_sorters.shuffled(), number_sorters.copied), strict=True))
-    sorters |= {name: _said(said) for name, said in zip(places, texts, strict=True)}
-    return {name: sorting.probe(sorter, lists) for name, sorter in sorters.items()}
+    found = {name: sorting.probe(sorter, lists) for name, sorter in sorters.items()}
+    for name, runs in places.items():
+        frames = [sorting.probe(_said(said[place]), lists) for place in runs]
+        found[name] = pd.concat([f.assign(run=run) for run, f in enumerate(frames)])
+    return found
 
 
 def asked_at_endpoint(profile: Profile, lists: Sequence[Sequence[str]]) -> dict[str, pd.DataFrame]:
@@ -246,18 +261,18 @@ def splits(profile: Profile) -> list[Split]:
 
 
 def seeds(profile: Profile) -> tuple[int, ...]:
-    """Of the fine-tunings."""
+    """Of the courses and the fine-tunings."""
     return profile.seeds if profile.data == "mini" else profile.seeds[:SPLITS_OF_PHOTOS]
 
 
 def scores(
-    profile: Profile, places: Mapping[str, str], data: Sequence[Split]
+    profile: Profile, places: Mapping[str, Sequence[str]], data: Sequence[Split]
 ) -> dict[str, list[pd.DataFrame]]:
     """Readings (`trials.run`) of the test photographs after fine-tuning, by model, one a seed."""
     todo = [
         replace(scorers.trial(profile, split, profile.recipe, seed), model=place)
-        for place in places.values()
-        for seed, split in zip(seeds(profile), data, strict=True)
+        for runs in places.values()
+        for place, seed, split in zip(runs, seeds(profile), data, strict=True)
     ]
     frames = trials.run_all(todo, results.run_dir(profile, "trials"), profile.workers)
     count = len(data)

@@ -167,29 +167,44 @@ def table(
 ) -> pd.DataFrame:
     """Every measure of every model, tidy; `answers` are frames of `probe` over the same lists.
 
-    95 % percentile bootstrap over lists, the same draws for all models.
+    Runs of a model stand one below the other, told apart by a column `run`. 95 % percentile
+    bootstrap over lists, the same draws for all models, pooled over runs.
     """
     rows = []
     for model, frame in answers.items():
-        length = len(frame["given"].iloc[0].split())
-        name = f"{len(frame)} lists of {length} decimals"
         for metric in MEASURES:
             interval = estimate(frame, metric, seed, resamples)
-            rows.append(evaluation.row(interval, name, model, metric, [list_seed]))
+            rows.append(evaluation.row(interval, lists_name(frame), model, metric, [list_seed]))
     return pd.DataFrame(rows)
 
 
+def lists_name(frame: pd.DataFrame) -> str:
+    """What a frame of `probe` was asked: "200 lists of 10 decimals"."""
+    first = runs(frame)[0]
+    return f"{len(first)} lists of {len(first['given'].iloc[0].split())} decimals"
+
+
+def runs(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """A frame of `probe` by its column `run`; all of it, where there is none."""
+    return [part for _, part in frame.groupby("run")] if "run" in frame else [frame]
+
+
 def estimate(frame: pd.DataFrame, metric: str, seed: int, resamples: int = 1000) -> Interval:
-    """One measure over the lists of a frame of `probe`; NaN where it is undefined."""
-    top, below = _parts_of(frame, metric)
-    counts = np.concatenate(
-        list(draw_counts(np.random.default_rng(seed), resamples, np.arange(len(frame))))
-    )
-    values = _ratio(counts @ top, counts @ below)
-    exact = float(_ratio(top.sum(keepdims=True), below.sum(keepdims=True))[0])
-    defined = values[np.isfinite(values)]
-    ends = np.quantile(defined, (0.025, 0.975)) if 2 * len(defined) >= resamples else [np.nan] * 2
-    return Interval(exact, *map(float, ends), len(frame), dropped=resamples - len(defined))
+    """One measure over the lists of a frame of `probe`, the mean of its runs.
+
+    NaN where it is undefined: in all runs, or at its ends in half of the resamples.
+    """
+    parts = [_parts_of(run, metric) for run in runs(frame)]
+    count = len(parts[0][0])
+    drawn = draw_counts(np.random.default_rng(seed), resamples, np.arange(count))
+    counts = np.concatenate(list(drawn))
+    values = np.concatenate([_ratio(counts @ top, counts @ below) for top, below in parts])
+    sums = [(top.sum(keepdims=True), below.sum(keepdims=True)) for top, below in parts]
+    exact = np.concatenate([_ratio(*sides) for sides in sums])
+    exact, defined = exact[np.isfinite(exact)], values[np.isfinite(values)]
+    ends = np.quantile(defined, (0.025, 0.975)) if 2 * len(defined) >= len(values) else [np.nan] * 2
+    mean = float(exact.mean()) if len(exact) else np.nan
+    return Interval(mean, *map(float, ends), count, dropped=len(values) - len(defined))
 
 
 def _parts_of(frame: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -70,13 +70,11 @@ def scores_table(
 
 
 def points(answers: Answers, scores: Scores) -> pd.DataFrame:
-    """One row a fine-tuning: what its model sorts, and the SRCC of its scores."""
+    """One row a fine-tuning: what its model sorted before, and the SRCC of its scores."""
     rows = []
     for model, frames in scores.items():
-        sorted_by = {
-            m: sorting.estimate(answers[model], m, 0, 1).estimate for m in sorting.MEASURES
-        }
-        for frame in frames:
+        for run, frame in zip(sorting.runs(answers[model]), frames, strict=True):
+            sorted_by = {m: sorting.estimate(run, m, 0, 1).estimate for m in sorting.MEASURES}
             srcc = {name: _srcc(frame, name) for name in READINGS}
             rows.append({"model": model, **sorted_by, **srcc})
     return pd.DataFrame(rows)
@@ -143,7 +141,7 @@ def verdicts(
     for other in others:
         facts = {"model": f"{best} minus {other}", "metric": RANKED_BY, "seeds": []}
         gap = sorting_gap(answers[best], answers[other], seed, profile.resamples)
-        rows.append(_row(gap, facts | {"dataset": _lists_name(answers[best])}))
+        rows.append(_row(gap, facts | {"dataset": sorting.lists_name(answers[best])}))
         for reading in READINGS:
             facts |= {"metric": f"srcc, {reading}", "seeds": number_text.seeds(profile)}
             interval = evaluation.difference(
@@ -154,16 +152,13 @@ def verdicts(
 
 
 def sorting_gap(a: pd.DataFrame, b: pd.DataFrame, seed: int, resamples: int) -> Interval:
-    """Difference of two sorters in the places that are right, paired by list."""
-    gaps = (a[RANKED_BY] - b[RANKED_BY]).to_numpy()
-    rng = np.random.default_rng(seed)
-    drawn = [c @ gaps for c in draw_counts(rng, resamples, np.arange(len(gaps)))]
-    low, high = np.quantile(np.concatenate(drawn) / len(gaps), (0.025, 0.975))
-    return Interval(float(gaps.mean()), float(low), float(high), len(gaps))
-
-
-def _lists_name(frame: pd.DataFrame) -> str:
-    return f"{len(frame)} lists of {len(frame['given'].iloc[0].split())} decimals"
+    """Difference of two sorters in the places that are right, paired by list, pooled over runs."""
+    sides = [np.stack([run[RANKED_BY] for run in sorting.runs(side)]) for side in (a, b)]
+    gaps = sides[0] - sides[1]  # (runs, lists)
+    rng, count = np.random.default_rng(seed), gaps.shape[1]
+    drawn = np.concatenate([c @ gaps.T for c in draw_counts(rng, resamples, np.arange(count))])
+    low, high = np.quantile(drawn / count, (0.025, 0.975))
+    return Interval(float(gaps.mean()), float(low), float(high), count)
 
 
 def _row(interval: Interval, facts: dict) -> dict:
@@ -195,7 +190,7 @@ def save(
         "seeds": number_text.seeds(profile),
         "n": int(tables[""]["n"].iloc[0]),
         "interval": "95 % percentile bootstrap: of sorting over lists, of SRCC over test images, "
-        "pooled over seeds or splits, of foresight over models",
+        "both pooled over seeds or splits, of foresight over models",
         "notes": f"{list(tables['scores']['model'].unique())}; {profile.recipe}",
     }
     folder = results.save_parts(NOTEBOOK, profile, tables, figures, **facts)

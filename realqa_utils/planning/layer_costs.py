@@ -30,6 +30,9 @@ class Step:
     #: answers for `answers` columns only; None: the library's call, all columns in all layers.
     shared: int | None = None
     padded: bool = True  # rows differ in length, so attention is given a mask
+    #: Of `model.packed`: tokens that are run, without padding, and those whose logits are asked
+    #: for. None: rows of `columns` tokens.
+    packed: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def block_bytes(config: PreTrainedConfig, mode: Mode) -> float:
 
 def language_bytes(config: PreTrainedConfig, mode: Mode, step: Step) -> float:
     """What the language side keeps in one forward pass, up to its last norm."""
+    if step.packed:
+        return _packed_bytes(config, step)
     text, rows = config.text_config, step.rows
     norm, turns = mode.rms_norm(text.hidden_size), 2 * _head_dim(text) * mode.bytes
     if step.shared is None:
@@ -120,6 +125,26 @@ def language_bytes(config: PreTrainedConfig, mode: Mode, step: Step) -> float:
     masks = step.columns * mode.bytes
     kept = before * (opening + tokens * (layer.whole + masks)) + tokens * (layer.keys + turns)
     return kept + asked * (layer.answer + masks + norm)
+
+
+def _packed_bytes(config: PreTrainedConfig, step: Step) -> float:
+    """The same for `model.packed`: float32, trained in full."""
+    text, (tokens, asked), size = config.text_config, step.packed, 4
+    width, mlp, slots = text.hidden_size, text.intermediate_size, step.rows * step.columns
+    qkv = width + 2 * _head_dim(text) * text.num_key_value_heads
+    norm = size * width + 4  # what it gives, the inverse root
+    # weights that belong together side by side, and with the norm's in them
+    weights = 2 * size * width * (qkv + 2 * mlp) * text.num_hidden_layers
+    # in rows: queries, keys and values, what they say; the log-sum-exp of every head
+    rows = text.num_hidden_layers * slots * (size * qkv + 4 * text.num_attention_heads)
+    rows += size * width * ((text.num_hidden_layers - 1) * slots + step.rows * step.answers)
+    # what is said; gate, its SiLU, up; their product
+    answer = size * width + norm + 4 * size * mlp
+    layers = text.num_hidden_layers * tokens * norm + rows
+    layers += ((text.num_hidden_layers - 1) * tokens + asked) * answer
+    head = asked * norm + size * width * text.vocab_size
+    places = 8 * (3 * tokens + 2 * asked) + tokens * size * _head_dim(text)  # and turns
+    return weights + layers + head + places
 
 
 def vision_bytes(config: PreTrainedConfig, mode: Mode, step: Step) -> float:
@@ -190,17 +215,21 @@ def language_flops(config: PreTrainedConfig, step: Step, rank: int = 0) -> dict[
     opening = step.shared or 0
     every = rows * (step.columns - opening)
     asked = every if step.shared is None else rows * step.answers
+    pairs = (before * every + asked) * step.columns + before * opening**2
+    tokens, queries, heads = every + opening, 0, rows * step.answers
+    if step.packed:  # in the last layer all have a query, in attention whole rows
+        tokens, asked = step.packed
+        pairs = rows * (before * step.columns + step.answers) * step.columns
+        queries, heads = tokens - asked, asked
 
     def products(layer: Layer) -> float:
-        whole = before * layer.whole + layer.keys
-        return 2 * ((every + opening) * whole + asked * layer.answer)
+        return 2 * (tokens * (before * layer.whole + layer.keys) + asked * layer.answer)
 
-    pairs = (before * every + asked) * step.columns + before * opening**2
     return {
-        "layers": products(layer_weights(config)),
+        "layers": products(layer_weights(config)) + 2 * queries * width**2,
         "lora": products(layer_weights(config, rank)) if rank else 0,
         "attention": 4 * width * pairs,
-        "head": 2 * rows * step.answers * width * text.vocab_size,
+        "head": 2 * heads * width * text.vocab_size,
     }
 
 

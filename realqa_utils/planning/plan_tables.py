@@ -87,18 +87,23 @@ class Case:
         """Forward passes over a sample of the recipe's conversations."""
         spans, opening = lengths(replace(recipe, seed=0))
         shared = None if self.setup.checkpointing else opening
+        is_packed = shared is not None and recipe.language == "full" and not self.setup.gpus
         made, rows = [], self.micro(recipe)
         for at in range(0, len(spans) - rows + 1, rows):
             starts, ends = zip(*spans[at : at + rows], strict=True)
             size = (rows, self.patches, self.tokens + max(ends), max(ends) - min(starts))
-            made.append(Step(*size, shared, padded=self.profile.data == "real"))
+            tokens = sum(self.tokens + end - opening for end in ends) + opening
+            packed = (tokens, sum(ends) - rows * min(starts)) if is_packed else None
+            made.append(Step(*size, shared, self.profile.data == "real", packed))
         return made
 
     def memory(self, recipe: Recipe) -> dict[str, float]:
         """Bytes by part of a training, with the longest conversations of the sample."""
         steps, count = self.steps(recipe), self.parameters(recipe)
-        longest = {key: max(getattr(step, key) for step in steps) for key in ("columns", "answers")}
-        worst = replace(steps[0], **longest)
+        keys = ("columns", "answers", *(["packed"] if steps[0].packed else []))
+        worst = replace(
+            steps[0], **{key: max(getattr(step, key) for step in steps) for key in keys}
+        )
         return plan.training_memory(self.config, count, self.recipe(recipe), self.setup, worst)
 
     def flops(self, recipe: Recipe) -> dict[str, float]:

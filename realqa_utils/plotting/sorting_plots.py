@@ -61,8 +61,8 @@ def plot_foresight(
     colours = dict(zip(scores.index, (ACCENT, MUTED, THIRD, SECOND, INK), strict=False))
     for model, row in scores.iterrows():
         x, colour = places.loc[model], colours[model]
-        dots = found.loc[found["model"] == model, reading]
-        axis.plot([x["estimate"]] * len(dots), dots, "o", ms=4, color=colour, alpha=0.45)
+        dots = found[found["model"] == model]
+        axis.plot(dots["position"], dots[reading], "o", ms=4, color=colour, alpha=0.45)
         axis.errorbar(
             x["estimate"], row["estimate"],
             xerr=_reach(x), yerr=_reach(row), fmt="o", ms=9, color=colour, lw=1.8, capsize=3,

@@ -165,9 +165,11 @@ def test_models_are_made_once_and_load(small, monkeypatch):
     lists = number_text.probe_lists(small, seed=0)
     places = number_text.models(small, lists)
     assert list(places) == [course.name for course in number_text.courses(small)]
-    assert places["as shipped"] == small.model and len(set(places.values())) == 5
+    assert places["as shipped"] == [small.model] * 2
+    flat = [place for runs in places.values() for place in runs]
+    assert len(flat) == 10 and len(set(flat)) == 9  # a text of its own for every seed
     tower = "model.visual.blocks.0.attn.proj.weight"
-    states = [backbones.load(place).model.state_dict() for place in places.values()]
+    states = [backbones.load(place).model.state_dict() for place in flat]
     assert all(torch.equal(state[tower].half(), states[-1][tower].half()) for state in states)
     monkeypatch.setattr(number_text, "train", lambda *_: pytest.fail("trained again"))
     assert number_text.models(small, lists) == places
@@ -180,7 +182,7 @@ def test_other_lists_to_be_kept_out_make_another_model(small, monkeypatch):
     )
     number_text.models(small, number_text.probe_lists(small, seed=0))
     number_text.models(small, number_text.probe_lists(small, seed=1))
-    assert len(made) == 8
+    assert len(made) == 16 and {course.seed for course in made} == {4, 7}
 
 
 def test_answers_are_asked_for_once_and_stand_beside_the_baselines(small, monkeypatch):
@@ -192,13 +194,15 @@ def test_answers_are_asked_for_once_and_stand_beside_the_baselines(small, monkey
         return lambda questions: [f"1 2 3 {len(q)}" for q in questions]
 
     monkeypatch.setattr(number_sorters, "checkpoint", checkpoint)
-    found = number_text.answers(small, {"a": small.model}, lists)
+    places = {"a": [small.model] * 2}
+    found = number_text.answers(small, places, lists)
     assert list(found) == [*number_text.BASELINES, "a"]
     assert found["a"]["said"].str.startswith("1 2 3 ").all()
-    again = number_text.answers(small, {"a": small.model}, lists)
+    assert found["a"]["run"].tolist() == [0] * 6 + [1] * 6
+    again = number_text.answers(small, places, lists)
     pd.testing.assert_frame_equal(again["a"], found["a"])
     assert asked == [small.model]
-    number_text.answers(small, {"a": small.model}, lists[:5])
+    number_text.answers(small, places, lists[:5])
     assert len(asked) == 2
 
 
@@ -222,9 +226,9 @@ def test_all_models_are_fine_tuned_alike(small, monkeypatch):
 
     monkeypatch.setattr(trials, "run_all", run_all)
     data = number_text.splits(small)
-    found = number_text.scores(small, {"a": "x", "b": "y"}, data)
+    found = number_text.scores(small, {"a": ["x", "X"], "b": ["y", "Y"]}, data)
     assert found == {"a": [0, 1], "b": [2, 3]}
-    assert [(t.model, t.recipe.seed) for t in seen] == [("x", 4), ("x", 7), ("y", 4), ("y", 7)]
+    assert [(t.model, t.recipe.seed) for t in seen] == [("x", 4), ("X", 7), ("y", 4), ("Y", 7)]
     assert len({(t.recipe.steps, t.recipe.learning_rate, t.view) for t in seen}) == 1
 
 
@@ -260,8 +264,14 @@ def sorter(skill: float, seed: int):
 
 @pytest.fixture(scope="module")
 def answers():
+    """Of two runs each, the second of which sorts a little worse."""
     lists = sorting.lists(count=40, length=6)
-    return {m: sorting.probe(sorter(s, i), lists) for i, (m, s) in enumerate(SKILL.items())}
+
+    def asked(skill: float, seed: int) -> pd.DataFrame:
+        both = [sorting.probe(sorter(s, seed), lists) for s in (skill, 0.8 * skill)]
+        return pd.concat([frame.assign(run=run) for run, frame in enumerate(both)])
+
+    return {model: asked(skill, i) for i, (model, skill) in enumerate(SKILL.items())}
 
 
 def scored(noise: float, seed: int) -> pd.DataFrame:
@@ -287,7 +297,9 @@ def test_points_are_fine_tunings(answers, scores):
     assert len(found) == 10
     row, frame = found.iloc[1], scores["sorting, 8 steps"][1]
     assert row["greedy"] == pytest.approx(stats.spearmanr(frame["target"], frame["greedy"])[0])
-    assert row["position"] == pytest.approx(answers["sorting, 8 steps"]["position"].mean())
+    own = answers["sorting, 8 steps"].query("run == 1")
+    assert row["position"] == pytest.approx(own["position"].mean())
+    assert row["position"] < found["position"][0]
 
 
 def test_foresight_is_a_rank_correlation_over_models(answers, scores, data):
@@ -295,7 +307,7 @@ def test_foresight_is_a_rank_correlation_over_models(answers, scores, data):
     rows = sorting_claim.foresight(SMOKE, data, found, seed=0)
     greedy = rows[rows["metric"] == "srcc with greedy"].set_index("model")
     expected = stats.spearmanr(found["position"], found["greedy"]).statistic
-    assert greedy.loc["position", "estimate"] == pytest.approx(expected) and expected > 0.9
+    assert greedy.loc["position", "estimate"] == pytest.approx(expected) and expected > 0.8
     expected = stats.spearmanr(-found["hallucination"], found["greedy"]).statistic
     assert greedy.loc["hallucination", "estimate"] == pytest.approx(expected)
     assert (rows["low"] <= rows["estimate"] + 1e-9).all()
@@ -340,9 +352,9 @@ def test_the_best_sorter_is_compared_with_the_worst_and_then_the_others(judged, 
 def test_a_gap_in_sorting_is_that_of_a_plain_bootstrap(answers):
     a, b = answers["sorting, 8 steps"], answers["sorting, 2 steps"]
     found = sorting_claim.sorting_gap(a, b, seed=0, resamples=4000)
-    gaps = (a["position"] - b["position"]).to_numpy()
+    gaps = (a["position"] - b["position"]).to_numpy().reshape(2, 40)
     rows = np.random.default_rng(3).integers(40, size=(4000, 40))
-    ends = np.quantile(gaps[rows].mean(1), (0.025, 0.975))
+    ends = np.quantile(gaps[:, rows].mean(2), (0.025, 0.975))  # over both runs
     assert (found.low, found.high) == pytest.approx(ends, abs=0.01)
     assert (found.estimate, found.n) == (pytest.approx(gaps.mean()), 40)
 

@@ -125,7 +125,10 @@ class Pass:
         rows, columns = self.batch["input_ids"].shape
         patches = int(self.batch["image_grid_thw"][0].prod())
         shared = None if self.is_plain else language.shared_columns(self.batch)
-        return Step(rows, patches, columns, len(self.columns), shared, padded=False)
+        packed = None
+        if self.recipe.language == "full" and not self.is_plain:
+            packed = rows * (columns - shared) + shared, rows * len(self.columns)
+        return Step(rows, patches, columns, len(self.columns), shared, False, packed)
 
     @property
     def modes(self) -> tuple[Mode, Mode]:
