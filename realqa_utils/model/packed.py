@@ -17,12 +17,13 @@ from realqa_utils.model.products import is_plain, rotate, turns, unit_scale
 
 
 def knows(base: nn.Module) -> bool:
-    """Whether a Qwen2-VL is one for `logits`: float32 and on the CPU, its layers plain."""
+    """Whether a Qwen2-VL is one for `logits`: all float32 and on the CPU, its layers plain."""
     text, side = base.config.text_config, base.model.language_model
     linears = [part for part in side.layers.modules() if hasattr(part, "in_features")]
     return (
         base.device.type == "cpu"
         and base.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and text.rope_parameters["rope_type"] == "default"
         and not text.use_sliding_window
         and not text.attention_dropout

@@ -104,6 +104,8 @@ def test_what_it_is_for(tiny_backbone):
     hook.remove()
     assert packed.knows(model)
     assert not packed.knows(copy.deepcopy(model).to(torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not packed.knows(model)
     parts = tiny_backbone.tokenizer, tiny_backbone.image_processor
     adapters.prepare(Backbone(model, *parts), rank=2, alpha=4)
     assert not packed.knows(model)
