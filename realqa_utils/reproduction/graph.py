@@ -49,6 +49,7 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
     for stem, name in names.items():
         _forget(stem, profile, keep=name if _holds(stem, name, profile) else "")
     due = [s for s in names if s[:2] not in ALONE + READERS and not is_done(names[s], profile)]
+    most = _most(due, profile)
     return {
         "run": secrets.token_hex(4),
         "profile": profile,
@@ -61,7 +62,7 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
                 "stamp": names[path.stem],
                 "after": [names[stem] for stem in _read_by(path) if stem in names],
                 "cores": 1 if path.stem[:2] in LIGHT else CORES,
-                "alone": path.stem[:2] in ALONE or due == [path.stem],
+                "alone": path.stem[:2] in ALONE or path.stem == most,
                 "expected": expected(path.stem, profile),
             }
             for path in paths
@@ -72,12 +73,24 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
 def cores(notebook: Mapping, here: int | None) -> int:
     """Cores of one notebook of a plan, on a machine that has so many; None: on a cluster.
 
-    On one machine two notebooks share them: while one loads or draws, the other computes. Where
-    only one is out of date, all are for it.
+    On one machine two notebooks share them: while one loads or draws, the other computes. One that
+    takes longer than all others that are out of date has them all: else it would be left over, on
+    half of them.
     """
     if not here:
         return notebook["cores"]
     return here if notebook["alone"] else min(notebook["cores"], max(1, here // 2))
+
+
+def _most(due: Sequence[str], profile: str) -> str | None:
+    """The notebook that takes longer than all others together; None: none, or nobody knows."""
+    if len(due) == 1:
+        return due[0]
+    taken = {stem: expected(stem, profile) for stem in due}
+    if not due or None in taken.values():
+        return None
+    longest = max(taken, key=taken.get)
+    return longest if 2 * taken[longest] > sum(taken.values()) else None
 
 
 def folder(profile: str) -> Path:
