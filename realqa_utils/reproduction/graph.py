@@ -74,8 +74,8 @@ def cores(notebook: Mapping, here: int | None) -> int:
     """Cores of one notebook of a plan, on a machine that has so many; None: on a cluster.
 
     On one machine two notebooks share them: while one loads or draws, the other computes. One that
-    takes longer than all others that are out of date has them all: else it would be left over, on
-    half of them.
+    takes far longer than all others that are out of date has them all: else it would be left over,
+    on half of them.
     """
     if not here:
         return notebook["cores"]
@@ -83,14 +83,14 @@ def cores(notebook: Mapping, here: int | None) -> int:
 
 
 def _most(due: Sequence[str], profile: str) -> str | None:
-    """The notebook that takes longer than all others together; None: none, or nobody knows."""
+    """The notebook that takes three times as long as all others; None: none, or nobody knows."""
     if len(due) == 1:
         return due[0]
     taken = {stem: expected(stem, profile) for stem in due}
     if not due or None in taken.values():
         return None
     longest = max(taken, key=taken.get)
-    return longest if 2 * taken[longest] > sum(taken.values()) else None
+    return longest if 4 * taken[longest] > 3 * sum(taken.values()) else None
 
 
 def folder(profile: str) -> Path:
