@@ -1,5 +1,5 @@
-"""Many small jobs on the cores there are: processes of one thread each, through joblib; and threads
-that open photographs.
+"""Many small jobs on the cores there are: in this process and, of one thread each, in others; and
+threads that open photographs.
 
 For models this small, several processes of one thread do far more than one process of several
 threads; and what a job computes does not depend on how many cores there are.
@@ -14,14 +14,29 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 
-from joblib import Parallel, delayed, parallel_config
+from filelock import FileLock, Timeout
+from joblib.externals.loky import ProcessPoolExecutor
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
+
+from realqa_utils import spare_cores
+from realqa_utils.spare_cores import Core
 
 #: Names a file into which `run_all` writes how far it is, for whoever waits for this process.
 PROGRESS = "REALQA_PROGRESS"
+LOOK = 0.2  # seconds between two looks for a spare core
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)  # the environment of other processes
+
+_inside = False  # a job of this process, which is a core's share already
+_idle: list[ProcessPoolExecutor] = []  # processes that wait for work, in one executor each
 
 
 def cores() -> int:
@@ -37,60 +52,235 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+class Later(Exception):  # noqa: N818
+    """What a job needs is being made by another process: other tasks come first."""
+
+
+@contextmanager
+def turn(lock: FileLock) -> Iterator[None]:
+    """Hold a lock; where another process has it, a job of `run_all` does not wait but ends with
+    `Later`."""
+    try:
+        lock.acquire(timeout=0 if _inside else -1)
+    except Timeout:
+        raise Later(lock.lock_file) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def run_all(
-    job: Callable, tasks: Sequence, workers: int | None = None, title: str = "", batch="auto"
+    job: Callable, tasks: Sequence, workers: int | None = None, title: str = "", batch: int = 1
 ) -> list:
     """`job(task)` for every task, results in the order of `tasks`.
 
-    A title shows a progress bar with the time left. Few tasks run in this process.
+    This process works on one core, others on the rest of `workers` (None: of all there are), or on
+    those that are left over at the time. They are given `batch` tasks at once, which is for short
+    ones. A title shows a progress bar with the time left. What a job runs in this way stays in its
+    process. One that ends with `Later` is begun anew after the others: so several processes share
+    the same tasks.
     """
-    workers = max(1, min(workers or cores(), len(tasks)))
+    global _inside
+    tasks, outer = list(tasks), _inside
+    parts = [range(at, min(at + batch, len(tasks))) for at in range(0, len(tasks), batch)]
+    others = 0 if outer else min(workers or _all_cores(), len(parts)) - 1
+    found, title = [None] * len(tasks), "" if outer else title
     show = {"desc": title, "total": len(tasks), "disable": not title, "mininterval": 1}
     show |= {"file": sys.stdout, "leave": False}  # no trace of it in an executed notebook
-    if workers == 1:
-        return list(_told((job(task) for task in tqdm(tasks, **show)), title, len(tasks)))
-    once = {"inner_max_num_threads": 1, "initializer": _begin}
-    # Said when a worker that was idle for long ends as new work comes; another one takes that up.
-    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-    with parallel_config(backend="loky", **once):
-        run = Parallel(n_jobs=workers, return_as="generator", batch_size=batch)
-        results = tqdm(run(delayed(_settled)(job, task) for task in tasks), **show)
-        return list(_told(results, title, len(tasks)))
+    tell = _Told(title, len(tasks))
+    _inside = True
+    try:
+        with tqdm(**show) as bar, _one_thread(others > 0), _settled(batch == 1 < len(parts)):
+            for part, values in _done(job, [(p, [tasks[i] for i in p]) for p in parts], others):
+                found[part.start : part.stop] = values
+                bar.update(len(part))
+                tell(len(part))
+    finally:
+        _inside = outer
+    return found
 
 
-def _told(results: Iterable, title: str, total: int) -> Iterator:
-    """Pass results on, and write into the file that PROGRESS names how many there have been."""
-    path = os.environ.get(PROGRESS) if title else None
-    state = {"title": title, "total": total, "started": time.time()}
-    _write(path, state | {"done": 0})
-    for done, result in enumerate(results, 1):
-        _write(path, state | {"done": done})
-        yield result
+def _all_cores() -> int:
+    """Of one process of several as many as are left over: no number that is known before."""
+    return sys.maxsize if spare_cores.SPARE in os.environ else cores()
 
 
-def _write(path: str | None, state: dict) -> None:
-    if path:
-        with open(f"{path}.part", "w") as file:
-            json.dump(state, file)
-        os.replace(f"{path}.part", path)
+class _Told:
+    """Writes into the file that PROGRESS names how many tasks have been done."""
+
+    def __init__(self, title: str, total: int):
+        self.path = os.environ.get(PROGRESS) if title else None
+        self.state = {"title": title, "total": total, "started": time.time(), "done": 0}
+        self(0)
+
+    def __call__(self, more: int) -> None:
+        self.state["done"] += more
+        if self.path:
+            with open(f"{self.path}.part", "w") as file:
+                json.dump(self.state, file)
+            os.replace(f"{self.path}.part", self.path)
+
+
+@contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """As other processes have it, so that it does not matter which one does a task."""
+    torch = sys.modules.get("torch")  # has a number of its own
+    if not wanted:
+        yield
+        return
+    before = torch.get_num_threads() if torch else 1
+    with threadpool_limits(1):
+        if torch:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
+
+
+def _done(job: Callable, parts: Sequence, others: int) -> Iterator[tuple[range, list]]:
+    """Every part with its results, as they come."""
+    todo, left, put_off = deque(parts), len(parts), 0
+    with _Others(job, todo, others) as elsewhere:
+        while left:
+            if elsewhere.ended.empty() and (mine := elsewhere.next()):
+                part, tasks = mine
+                try:
+                    values = [job(task) for task in tasks]
+                except Later:
+                    todo.append(mine)
+                    put_off += 1
+                    if put_off >= len(todo):  # all of them
+                        time.sleep(LOOK)
+                        put_off = 0
+                    continue
+                ended, put_off = (part, values), 0
+            else:
+                ended = elsewhere.result()
+            if ended:
+                yield ended
+                left -= 1
+
+
+# --- other processes -----------------------------------------------------------------------------
+
+
+class _Others:
+    """Processes that take from the same work, at most so many, while cores are left over."""
+
+    def __init__(self, job: Callable, todo: deque, most: int):
+        self.job, self.todo, self.most = job, todo, most
+        self.at_work: dict[Future, ProcessPoolExecutor] = {}
+        self.ended: SimpleQueue = SimpleQueue()  # (part, future)
+        self.wake, self.over = threading.Event(), False
+        self.thread = threading.Thread(target=self._lend, daemon=True)
+
+    def __enter__(self) -> _Others:
+        # Said when one that was idle for long ends as new work comes; another takes that up.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+        if self.most > 0:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """After an error they are stopped, whatever they do."""
+        self.over = True
+        self.wake.set()
+        if self.most > 0:
+            self.thread.join()
+        for process in list(self.at_work.values()):
+            process.shutdown(wait=False, kill_workers=True)
+
+    def next(self) -> tuple[range, Sequence] | None:
+        """Take a part of the work; None where the rest is in other hands."""
+        try:
+            return self.todo.popleft()
+        except IndexError:
+            return None
+
+    def result(self) -> tuple[range, list] | None:
+        """Of a part that has ended; None if none does for now. Raises what its job raised."""
+        try:
+            part, future = self.ended.get(timeout=LOOK)
+        except Empty:
+            return None
+        return part, future.result()
+
+    def _lend(self) -> None:
+        while not self.over:
+            while len(self.at_work) < self.most and self.todo and (core := spare_cores.take()):
+                if not (mine := self.next()):
+                    core.release()
+                    break
+                try:
+                    self._start(mine, core)
+                except OSError:  # no room for another process: this one does it
+                    core.release()
+                    self.todo.append(mine)
+                    return
+            self.wake.wait(LOOK)
+            self.wake.clear()
+
+    def _start(self, mine: tuple[range, Sequence], core: Core) -> None:
+        process = _idle.pop() if _idle else _new_process()
+        future = process.submit(_elsewhere, self.job, mine[1])
+
+        def end(_: Future) -> None:
+            del self.at_work[future]
+            core.release()
+            error = future.cancelled() or future.exception()
+            if isinstance(error, Later):
+                self.todo.append(mine)
+            else:
+                self.ended.put((mine[0], future))
+                self.wake.set()
+            if not error or isinstance(error, Later):
+                _idle.append(process)
+            else:
+                process.shutdown(wait=False)
+
+        self.at_work[future] = process
+        future.add_done_callback(end)
+
+
+def _new_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, timeout=300, initializer=_begin, env=ONE_THREAD)
 
 
 def _begin() -> None:
-    """What a worker does first. Bars of its own are none of a reader's business."""
+    """What another process does first. Its work is part of a job."""
+    global _inside
+    _inside = True
     os.environ.pop(PROGRESS, None)
     end_with_parent()
 
 
-def _settled(job: Callable, task: object) -> object:
-    """A job in a worker, which has imported everything by its first one.
-
-    What is there then stays, and to look through it for garbage takes a third of a second: a
-    `Trainer` asks for that in every training.
-    """
+def _elsewhere(job: Callable, tasks: Sequence) -> list:
+    """Part of the work in another process, which has imported everything with the job."""
     if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
-    return job(task)
+        _freeze()
+    return [job(task) for task in tasks]
+
+
+@contextmanager
+def _settled(wanted: bool) -> Iterator[None]:
+    """What is there stays: to look through it for garbage takes a third of a second, and a
+    `Trainer` asks for that in every training."""
+    wanted = wanted and not gc.get_freeze_count()
+    if wanted:
+        _freeze()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.unfreeze()
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def opened_ahead(open_one: Callable, batches: Sequence[Sequence]) -> Iterator[tuple]:

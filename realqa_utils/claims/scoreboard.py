@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from realqa_utils.claims import comparison, paper
 from realqa_utils.profiles import PROFILES, Profile, unknown
-from realqa_utils.records import results
+from realqa_utils.records import provenance, results
 
 NOTEBOOK = "11_scoreboard"
 NOT_RUN = "not run"
@@ -167,9 +167,9 @@ def _cost(stem: str, records: Sequence[Mapping]) -> tuple:
     last = max(records, key=lambda record: record["wall_seconds"])
     joules = last.get("energy_joules")
     memory = [record["peak_memory_mib"] or float("nan") for record in records]
-    minutes = last["wall_seconds"] / 60
-    return (stem, minutes, minutes * last.get("workers", last["cpus"]), max(memory),
-            None if joules is None else joules / 1000, last["date"][:10])  # fmt: skip
+    minutes, of_cores = last["wall_seconds"] / 60, provenance.core_seconds(last) / 60
+    energy = None if joules is None else joules / 1000
+    return stem, minutes, of_cores, max(memory), energy, last["date"][:10]
 
 
 # --- result --------------------------------------------------------------------------------------

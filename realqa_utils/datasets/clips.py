@@ -226,7 +226,7 @@ def build(count: int, seed: int, cache: Path, workers: int | None = None) -> Tab
 
 def _fill(folder: Path, count: int, seed: int, workers: int | None) -> None:
     row = partial(_row, seed, folder)
-    rows = run_all(row, range(count), 1 if count < 16 else workers, "filming clips")
+    rows = run_all(row, range(count), 1 if count < 16 else workers, "filming clips", batch=4)
     pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
 
 

@@ -8,7 +8,7 @@ follows from the seed. `build` writes the photographs as PNG files and returns t
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import shutil
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -25,7 +25,9 @@ from realqa_utils.datasets.table import Table, make_table
 from realqa_utils.forms import taxonomy
 from realqa_utils.forms.scores import Scale
 from realqa_utils.parallel import run_all
+from realqa_utils.records import results
 
+AT_ONCE = 32  # photographs that a process draws before it looks for more
 SIZE = 112  # pixels: 8 x 8 patches of 14, 16 tokens after the 2 x 2 merger
 
 
@@ -167,13 +169,14 @@ def labels(scene: Scene) -> dict[str, object]:
     }
 
 
-def _row(name: str, seed: int, folder: str, index: int) -> dict[str, object]:
+def _row(name: str, seed: int, folder: Path, index: int) -> dict[str, object]:
+    """Write a photograph; what the table says of it."""
     scene = scene_at(name, seed, index)
     image = scenes.render(scene, DOMAINS[name].look, SIZE)
-    path = Path(folder) / f"{index:06d}.png"
-    image.save(path, compress_level=1)
+    file = f"{index:06d}.png"
+    image.save(folder / file, compress_level=1)
     mos, std = rate(scene, name, seed, index)
-    identity = {"id": f"{name}/{seed}/{index:06d}", "path": str(path), "mos": mos, "std": std}
+    identity = {"id": f"{name}/{seed}/{index:06d}", "path": file, "mos": mos, "std": std}
     return identity | labels(scene)
 
 
@@ -210,22 +213,30 @@ def build(name: str, count: int, seed: int, cache: Path, workers: int | None = N
 
 
 def _write(name: str, count: int, seed: int, folder: Path, workers: int | None) -> None:
-    """Render into a folder of its own, then move it into place in one step."""
-    unfinished = folder.with_name(f".{folder.name}-{os.getpid()}")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    row = partial(_row, name, seed, str(unfinished))
-    rows = run_all(row, range(count), 1 if count < 64 else workers, f"drawing {name}")
-    frame = pd.DataFrame(rows)
-    frame["path"] = [Path(path).name for path in frame["path"]]
-    frame.to_csv(unfinished / "labels.csv", index=False)
-    if folder.exists() and not (folder / "labels.csv").exists():  # left by an old version
-        shutil.rmtree(folder)
-    try:
-        unfinished.rename(folder)
-    except OSError:  # another process was faster: what it drew is the same
-        if not (folder / "labels.csv").exists():
-            raise
-        shutil.rmtree(unfinished)
+    """Render part by part, which several processes share, then move all into place in one step."""
+    work, table = folder.with_name(f".{folder.name}"), folder / "labels.csv"
+    drawn = work / "photographs"
+    drawn.mkdir(parents=True, exist_ok=True)
+    parts = [range(at, min(at + AT_ONCE, count)) for at in range(0, count, AT_ONCE)]
+    kept = [work / f"rows-{part.start:06d}.json" for part in parts]
+
+    def draw(task: tuple[Path, range]) -> None:
+        path, part = task
+        if not table.exists():  # else another process has finished
+            make = partial(_row, name, seed, drawn)
+            results.once(path, lambda: results.write_json(path, [make(index) for index in part]))
+
+    def finish() -> None:
+        if table.exists():
+            return
+        rows = [row for path in kept for row in json.loads(path.read_text("utf-8"))]
+        pd.DataFrame(rows).to_csv(drawn / "labels.csv", index=False)
+        shutil.rmtree(folder, ignore_errors=True)  # without a table: left by an old version
+        drawn.rename(folder)
+
+    run_all(draw, list(zip(kept, parts, strict=True)), workers, f"drawing {name}")
+    results.once(work / "done", finish)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def photograph(name: str, seed: int, index: int) -> Image.Image:

@@ -57,7 +57,7 @@ def readings(profile: Profile, clips: Table) -> list[pd.DataFrame]:
     job = partial(_read, todo=scoring_trials(profile), cache=results.run_dir(profile, "trials"))
     ids = list(clips.frame["id"])
     parts = [clips.subset(ids[start : start + PART]) for start in range(0, len(ids), PART)]
-    found = parallel.run_all(job, parts, profile.workers, "scoring clips", batch=1)
+    found = parallel.run_all(job, parts, profile.workers, "scoring clips")
     return [pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True)]
 
 

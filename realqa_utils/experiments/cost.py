@@ -37,7 +37,8 @@ ANSWER_TOKENS = 14  # of a direct answer with M = 3 and its end token
 ONE, BATCHED = "generate, one at a time", "generate, in batches"
 DIGITS, TREE = "ours: greedy digits", "ours: digit tree"
 PREFILL, TOWER = "floor: one forward pass", "floor: vision tower alone"
-CHAIN, FILLED = "chain: generate, in batches", "chain: form filling"
+CHAIN, FILLED = "chain: generate, in batches", "chain: form filling, greedy digits"
+FILLED_TREE = "chain: form filling, digit tree"
 #: Widths and layers of the language side and the tower of larger models, with random weights.
 SIZES = {"2 x as wide": (256, 3, 4), "4 x as wide, twice as deep": (512, 6, 8)}
 
@@ -92,7 +93,11 @@ def chain_ways(backbone: Backbone, many: int) -> dict[str, Way]:
     """A chain of thought with its score: free, and as a form that is filled in."""
     free = partial(_generate, plain(backbone), REGULAR.question, MAX_TOKENS)
     fill = partial(form_filling.fill, backbone, form=REGULAR)
-    return {CHAIN: (free, many), FILLED: (lambda images: fill(images), many)}
+    return {
+        CHAIN: (free, many),
+        FILLED: (partial(fill, tree=False), many),
+        FILLED_TREE: (fill, many),
+    }
 
 
 def attribute_ways(backbone: Backbone, counts: Sequence[int], many: int) -> dict[str, Way]:

@@ -73,7 +73,7 @@ def record(
         for name, seed in keys
     ]
     job = partial(_record, cache=results.run_dir(profile, "trials"))
-    frames = parallel.run_all(job, todo, profile.workers, "trainings", batch=1)
+    frames = parallel.run_all(job, todo, profile.workers, "trainings")
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in chosen}
     for (name, _), frame in zip(keys, frames, strict=True):
         found[name].append(frame)

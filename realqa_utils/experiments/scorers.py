@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -71,18 +71,20 @@ def readings(
     """
     cache = results.run_dir(profile, "trials")
     job = partial(_read_all, forms=tuple(forms), tables=tables, cache=cache)
-    found = parallel.run_all(job, todo, profile.workers, "models", batch=1)
+    found = parallel.run_all(job, todo, profile.workers, "models")
     return {key: [frames[key] for frames in found] for key in product(tables or [""], forms)}
 
 
 def _read_all(trial: Trial, forms: tuple, tables: Mapping | None, cache: Path) -> dict:
-    model, out = None, {}
+    model, out = lru_cache(partial(trials.trained, trial, cache)), {}  # only if it is asked
+
+    def read(path: Path, table: Table, form: str) -> None:
+        asked = replace(trial, split=replace(trial.split, test=table))
+        results.write_table(path, trials.read_table(model(), asked, form))
+
     for (name, table), form in product((tables or {"": trial.split.test}).items(), forms):
         path = cache / f"read-{trials.key_of_reading(trial, table, form)}.csv"
-        if not path.exists():
-            model = model or trials.trained(trial, cache)
-            asked = replace(trial, split=replace(trial.split, test=table))
-            results.write_table(path, trials.read_table(model, asked, form))
+        results.once(path, partial(read, path, table, form))
         out[name, form] = pd.read_csv(path, dtype={"id": str})
     return out
 

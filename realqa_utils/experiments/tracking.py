@@ -41,7 +41,7 @@ def tables(profile: Profile) -> dict[str, Table]:
 def label(profile: Profile, found: Mapping[str, Table]) -> dict[str, pd.DataFrame]:
     """What the model of stage 1 says of every table (`self_labelling.read`), in parts on disk."""
     job = partial(_label, profile=profile)
-    said = parallel.run_all(job, list(found.values()), profile.workers, "labelling", batch=1)
+    said = parallel.run_all(job, list(found.values()), profile.workers, "labelling")
     return dict(zip(found, said, strict=True))
 
 

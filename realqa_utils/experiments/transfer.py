@@ -43,7 +43,7 @@ def readings(profile: Profile, data: Split, table: Table) -> list[pd.DataFrame]:
     """Codes of every photograph by the stage-1 model of each seed; kept on disk."""
     read = partial(_reading, profile, data, table)
     seeds = granularity.seeds(profile)
-    return parallel.run_all(read, seeds, profile.workers, "labelling photographs", batch=1)
+    return parallel.run_all(read, seeds, profile.workers, "labelling photographs")
 
 
 def _reading(profile: Profile, data: Split, table: Table, seed: int) -> pd.DataFrame:

@@ -76,8 +76,8 @@ def run_all(
     missing = [trial for path, trial in towers.items() if not path.exists()]
     if missing:  # first, since several trials may start from one
         make = partial(_adapted_tower, cache=cache)
-        parallel.run_all(make, missing, workers, "vision towers", batch=1)
-    return parallel.run_all(partial(run, cache=cache), trials, workers, title, batch=1)
+        parallel.run_all(make, missing, workers, "vision towers")
+    return parallel.run_all(partial(run, cache=cache), trials, workers, title)
 
 
 def run(trial: Trial, cache: Path) -> pd.DataFrame:

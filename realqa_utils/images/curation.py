@@ -79,7 +79,7 @@ def curate(source: str | Path | Iterable[str | Path], workers: int | None = None
     if not paths:
         raise ValueError("an empty list of photos; right is a folder, or one photo or more")
     measure = partial(_measure, text_problem())
-    rows = run_all(measure, paths, 1 if len(paths) < 32 else workers, "looking at photos")
+    rows = run_all(measure, paths, 1 if len(paths) < 32 else workers, "looking at photos", batch=8)
     _mark_duplicates(rows)
     frame = pd.DataFrame([row | _verdict(row) for row in rows])[list(COLUMNS)]
     return frame.astype({"seam_strength": float, "words": "Int64", "hash_distance": "Int64"})

@@ -186,7 +186,7 @@ def models(profile: Profile, lists: Mapping[int, Sequence]) -> dict[str, list[st
     todo = [
         replace(course, seed=seed) for course, seed in product(courses(profile), seeds(profile))
     ]
-    places = parallel.run_all(job, todo, profile.workers, "number text", batch=1)
+    places = parallel.run_all(job, todo, profile.workers, "number text")
     found: dict[str, list[str]] = {}
     for course, place in zip(todo, places, strict=True):
         found.setdefault(course.name, []).append(place)
@@ -219,7 +219,7 @@ def answers(
         _texts, [sorting.question(row) for row in lists], results.run_dir(profile, "trials")
     )
     todo = list(dict.fromkeys(place for runs in places.values() for place in runs))
-    texts = parallel.run_all(job, todo, profile.workers, "sorting", batch=1)
+    texts = parallel.run_all(job, todo, profile.workers, "sorting")
     said = dict(zip(todo, texts, strict=True))
     sorters = dict(zip(BASELINES, (number_sorters.shuffled(), number_sorters.copied), strict=True))
     found = {name: sorting.probe(sorter, lists) for name, sorter in sorters.items()}

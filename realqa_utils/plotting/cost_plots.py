@@ -13,7 +13,7 @@ from realqa_utils.plotting.plots import ACCENT, INK, MUTED, SECOND, THIRD
 
 
 def _colour(way: str) -> str:
-    if way.startswith("ours") or way.endswith("form filling"):
+    if way.startswith("ours") or "form filling" in way:
         return SECOND
     return MUTED if way.startswith("floor") else ACCENT
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from realqa_utils import __version__, parallel
+from realqa_utils import __version__, parallel, spare_cores
 from realqa_utils.records import energy
 
 try:  # Unix only: elsewhere peak memory is not recorded
@@ -31,18 +31,33 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy")
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Started where it is made; `seconds` is the wall time since, `joules` the machine's energy."""
+    """Started where it is made; `seconds` is the wall time since, `joules` the machine's energy.
+
+    `core_seconds` are those of the cores that this process has, and of those that it borrowed.
+    """
 
     started: float = field(default_factory=time.perf_counter)
     energy: Mapping[Path, int] = field(default_factory=energy.counters, repr=False, compare=False)
+    borrowed: float = field(default_factory=spare_cores.borrowed, repr=False, compare=False)
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.started
 
     @property
+    def core_seconds(self) -> float:
+        return self.seconds * parallel.cores() + spare_cores.borrowed() - self.borrowed
+
+    @property
     def joules(self) -> float | None:
         return energy.joules(self.energy, self.seconds)
+
+
+def core_seconds(record: Mapping) -> float:
+    """Those of a result by its record; earlier ones tell the processes at work, or the CPUs."""
+    if "core_seconds" in record:
+        return record["core_seconds"]
+    return record["wall_seconds"] * record.get("workers", record["cpus"])
 
 
 def home() -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from realqa_utils import parallel
 from realqa_utils.claims.paper import CLAIMS, VERDICTS
 from realqa_utils.claims.paper import verdict as decide
 from realqa_utils.profiles import Profile, get_profile, unknown
@@ -111,13 +112,13 @@ def write_folder(path: str | Path, fill: Callable[[Path], object]) -> Path:
 def once(path: str | Path, make: Callable[[], object]) -> Path:
     """Call `make`, which writes `path`, unless that is there already.
 
-    Of several processes that want the same thing one makes it, and the others wait. The system
-    frees the lock when its holder ends, however it ends.
+    Of several processes that want the same thing one makes it, and the others wait, or do other
+    tasks first (`parallel.turn`). The system frees the lock when its holder ends, however it ends.
     """
     path = Path(path)
     if not path.exists():
         _made(path.parent)
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with parallel.turn(FileLock(path.with_name(f".{path.name}.lock"))):
             if not path.exists():
                 make()
     return path
@@ -214,6 +215,7 @@ def save(
         "figures": list(pictures.values()),
         "notes": notes,
         "wall_seconds": round(watch.seconds, 2),
+        "core_seconds": round(watch.core_seconds, 2),
         "energy_joules": watch.joules,  # of the whole machine; null where it does not tell
     }
     write_json(folder / f"{stem}.json", record | provenance())

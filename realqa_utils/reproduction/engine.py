@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from realqa_utils import parallel
+from realqa_utils import parallel, spare_cores
 from realqa_utils.records import provenance
 
 #: Whether results are up to date is told by stamps alone (`graph`), which are never half-written.
@@ -32,17 +32,20 @@ def start(plan: Path, cluster: str = "") -> subprocess.Popen:
     notebooks = provenance.home() / "notebooks"
     options = ["--snakefile", str(notebooks / "Snakefile"), "--directory", str(plan.parent)]
     options += ["--config", f"plan={plan}", *OPTIONS]
+    environment = dict(os.environ)
     if cluster:
         options += ["--profile", str(_cluster(cluster, notebooks / "profiles"))]
     else:  # and no profile of the user's
         options += ["--profile", "none", "--workflow-profile", "none"]
         options += ["--cores", str(parallel.cores())]
+        environment[spare_cores.SPARE] = str(spare(plan))
     with open(log(plan), "wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "realqa_utils.reproduction.engine", *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=environment,
             start_new_session=True,  # a key press reaches `stop` only
         )
 
@@ -50,6 +53,11 @@ def start(plan: Path, cluster: str = "") -> subprocess.Popen:
 def log(plan: Path) -> Path:
     """The file that the engine prints into."""
     return plan.with_name("engine.log")
+
+
+def spare(plan: Path) -> Path:
+    """The file that tells notebooks on this machine how many cores are left over."""
+    return plan.with_name("spare")
 
 
 def _cluster(name: str, profiles: Path) -> Path:

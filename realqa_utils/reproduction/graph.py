@@ -27,12 +27,13 @@ from realqa_utils.reproduction.parameters import cells
 PATTERN = "[0-9][0-9]_*.ipynb"
 #: Numbers of the notebooks that read the results of all others, and so come last.
 READERS = ("11",)
-#: Of those that compute little: one core each, beside others.
+#: Of those that compute little: one core each on a cluster too.
 LIGHT = ("00", "01", "11")
 LITTLE = 120.0  # core seconds of one of them of which no run is recorded
 #: Of those that measure speed: nothing runs beside them.
 ALONE = ("12",)
-#: Cores that one notebook makes good use of: most train a handful of models per condition.
+#: Cores that one notebook makes good use of on a cluster: most train a handful of models per
+#: condition.
 CORES = 4
 #: Into the jobs, wherever they run.
 PASSED_ON = ("REALQA_DATA", "REALQA_DRY_RUN", "REALQA_MODEL", "REALQA_PIXELS", "REALQA_SEEDS")
@@ -48,8 +49,7 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
     names = {path.stem: stamp(path, profile, parameters) for path in paths}
     for stem, name in names.items():
         _forget(stem, profile, keep=name if _holds(stem, name, profile) else "")
-    due = [s for s in names if s[:2] not in ALONE + READERS and not is_done(names[s], profile)]
-    most = _most(due, profile)
+    one_by_one = get_profile(profile).workers == 1  # models that have the machine for themselves
     return {
         "run": secrets.token_hex(4),
         "profile": profile,
@@ -62,7 +62,7 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
                 "stamp": names[path.stem],
                 "after": [names[stem] for stem in _read_by(path) if stem in names],
                 "cores": 1 if path.stem[:2] in LIGHT else CORES,
-                "alone": path.stem[:2] in ALONE or path.stem == most,
+                "alone": one_by_one or path.stem[:2] in ALONE,
                 "expected": expected(path.stem, profile),
             }
             for path in paths
@@ -73,24 +73,12 @@ def plan(paths: Sequence[Path], profile: str, parameters: Mapping[str, object]) 
 def cores(notebook: Mapping, here: int | None) -> int:
     """Cores of one notebook of a plan, on a machine that has so many; None: on a cluster.
 
-    On one machine two notebooks share them: while one loads or draws, the other computes. One that
-    takes far longer than all others that are out of date has them all: else it would be left over,
-    on half of them.
+    On one machine each has one of its own, and whichever needs more borrows what is left over
+    (`spare_cores`). One that runs alone has them all.
     """
     if not here:
         return notebook["cores"]
-    return here if notebook["alone"] else min(notebook["cores"], max(1, here // 2))
-
-
-def _most(due: Sequence[str], profile: str) -> str | None:
-    """The notebook that takes three times as long as all others; None: none, or nobody knows."""
-    if len(due) == 1:
-        return due[0]
-    taken = {stem: expected(stem, profile) for stem in due}
-    if not due or None in taken.values():
-        return None
-    longest = max(taken, key=taken.get)
-    return longest if 4 * taken[longest] > 3 * sum(taken.values()) else None
+    return here if notebook["alone"] else 1
 
 
 def folder(profile: str) -> Path:
@@ -108,8 +96,7 @@ def _read_by(path: Path) -> list[str]:
 def expected(stem: str, profile: str) -> float | None:
     """Core seconds that a notebook took when its results were recorded; None: they never were."""
     records = [path for path in results.figure_dir(profile).glob("*.json") if is_of(path, stem)]
-    known = [json.loads(path.read_text("utf-8")) for path in records]
-    taken = [record["wall_seconds"] * record.get("workers", record["cpus"]) for record in known]
+    taken = [provenance.core_seconds(json.loads(path.read_text("utf-8"))) for path in records]
     return max(taken, default=LITTLE if stem[:2] in LIGHT else None)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from realqa_utils import parallel
+from realqa_utils import parallel, spare_cores
 from realqa_utils.records import results
 from realqa_utils.reproduction import graph, notebooks, progress
 from realqa_utils.reproduction.parameters import NotebookError
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     bar = progress.bar_of(plan["profile"], stem)
     bar.unlink(missing_ok=True)
     os.environ |= plan["environment"] | {"REALQA_WORKERS": workers, parallel.PROGRESS: str(bar)}
+    if workers != "1":  # they are its own, and nobody else's
+        os.environ.pop(spare_cores.SPARE, None)
     # One thread a process, so that what is computed does not depend on the cores there are.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A process of a run that was killed may need a moment to go.

@@ -184,7 +184,7 @@ def _follow(path: Path, cluster: str) -> list[progress.Outcome]:
     planned = json.loads(path.read_text("utf-8"))
     process = engine.start(path, cluster)
     try:
-        progress.follow(process, planned)
+        progress.follow(process, planned, engine.spare(path))
     finally:  # however it ends
         engine.stop(process)
     ends = progress.outcomes(planned)

@@ -54,12 +54,19 @@ def _read(path: Path) -> dict:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def follow(process: Popen, plan: dict) -> None:
-    """Print each notebook that ends, and how the others stand, until the engine's process ends."""
+def follow(process: Popen, plan: dict, spare: Path) -> None:
+    """Print each notebook that ends, and how the others stand, until the engine's process ends.
+
+    Meanwhile the file `spare` says how many cores no notebook needs (`spare_cores`).
+    """
     live, ended, due = sys.stdout.isatty(), set(), time.monotonic() + LOG
+    told = None
     while True:
         over = process.poll() is not None  # before the look, so that nothing is missed
         found = states(plan)
+        if told != (left := left_over(plan, found, parallel.cores())):
+            results.write_text(spare, str(left))
+            told = left
         for stem, state in found.items():
             if state["state"] != "running" and stem not in ended:
                 ended.add(stem)
@@ -82,6 +89,21 @@ def _print(text: str, live: bool, end: str = "\n") -> None:
     print(text, end=end, flush=True)
 
 
+def left_over(plan: dict, found: Mapping[str, dict], cores: int) -> int:
+    """Cores that notebooks may borrow: those beyond one for each that runs or could run.
+
+    What has to wait for others counts once they have ended; what runs alone lends nothing.
+    """
+    wanted, notebooks, profile = 0, plan["notebooks"], plan["profile"]
+    for stem, notebook in notebooks.items():
+        state = found.get(stem, {}).get("state")
+        if notebook["alone"]:
+            wanted += cores if state == "running" else 0
+        elif not (state in ("ok", "failed") or graph.is_done(notebook["stamp"], profile)):
+            wanted += all(graph.is_done(name, profile) for name in notebook["after"])
+    return max(0, cores - wanted)
+
+
 def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
     """Done, running (cell, step of a long one, time) and time left, in one line.
 
@@ -89,6 +111,7 @@ def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
     only a cell's own bar is known: time left is then "at least".
     """
     notebooks, pace = plan["notebooks"], _pace(plan, found, cores)
+    spare = left_over(plan, found, cores)
     running = {stem: state for stem, state in found.items() if state["state"] == "running"}
     waiting = [
         stem
@@ -101,7 +124,7 @@ def line(plan: dict, found: Mapping[str, dict], cores: int) -> str:
         notebook, elapsed = notebooks[stem], time.time() - state["started"]
         step, seconds = _step(state.get("bar", {}))
         parts.append(f"{stem}: cell {state['cell']} of {state['cells']}{step}, {_clock(elapsed)}")
-        at_work = graph.cores(notebook, cores)
+        at_work = graph.cores(notebook, cores) + spare / len(running)
         expected = pace * (notebook["expected"] or 0.0)
         left += max(0.0, expected - elapsed * at_work, seconds * at_work)
     known = all(notebooks[stem]["expected"] is not None for stem in [*running, *waiting])

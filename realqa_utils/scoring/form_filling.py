@@ -65,12 +65,14 @@ def fill(
     batch_size: int | None = None,
     progress: bool = False,
     digits: int = 3,
+    tree: bool = True,
 ) -> list[Filled]:
     """The form filled in for each photograph, in their order; functions are called to open them.
 
-    A text that does not end by itself is cut after `max_text_tokens`. Results do not depend on
-    `batch_size` (None: what memory allows) beyond float rounding. Raises ValueError for a tokenizer
-    that merges words of the form with what is written in it.
+    A text that does not end by itself is cut after `max_text_tokens`. Of the score at the end of a
+    chain the whole tree is read, or without `tree` the greedy digits (`digit_tree.read_batch`).
+    Results do not depend on `batch_size` (None: what memory allows) beyond float rounding. Raises
+    ValueError for a tokenizer that merges words of the form with what is written in it.
     """
     out: list[Filled] = []
     batch_size = batch_size or decoder.rows_at_once(
@@ -80,7 +82,7 @@ def fill(
     for start in tqdm(starts, "filling in", disable=not progress, leave=False):
         part = images[start : start + batch_size]
         opened = [image() if callable(image) else image for image in part]
-        out += fill_batch(backbone, opened, form, max_text_tokens, digits)
+        out += fill_batch(backbone, opened, form, max_text_tokens, digits, tree)
     return out
 
 
@@ -91,6 +93,7 @@ def fill_batch(
     form: AttributeForm | ChainForm,
     max_text_tokens: int = MAX_TEXT_TOKENS,
     digits: int = 3,
+    tree: bool = True,
 ) -> list[Filled]:
     """The form filled in for a batch of photographs, all in the same forward passes."""
     if max_text_tokens < 1:
@@ -105,7 +108,8 @@ def fill_batch(
             writer.read(following, writer.pending, following.fixed)
     readings = [None] * len(images)
     if isinstance(form, ChainForm):
-        readings = digit_tree.read_tree(backbone, writer.state, writer.logits, form, digits)
+        state, logits = writer.state, writer.logits
+        readings = digit_tree.read_tree(backbone, state, logits, form, digits, tree)
     return _filled(writer, steps, readings)
 
 

@@ -61,7 +61,7 @@ def _photograph(job: tuple[int, int]) -> np.ndarray:
 def world(seed: int, count: int, workers: int) -> tuple[np.ndarray, list[dict]]:
     """`count` scenes of all domains in turn: uint8 (count, 112, 112, 3) and their labels."""
     jobs = [(seed, index) for index in range(count)]
-    images = np.stack(run_all(_photograph, jobs, workers, "drawing scenes"))
+    images = np.stack(run_all(_photograph, jobs, workers, "drawing scenes", batch=32))
     return images, [scene_labels(seed, index) for index in range(count)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -255,6 +257,30 @@ def test_one_and_two_workers_write_the_same_files(tmp_path):
         files.append({file.name: file.read_bytes() for file in folder.iterdir()})
     assert files[0] == files[1]
     assert len(files[0]) == 65
+
+
+DRAW = """
+import sys
+from realqa_utils.datasets import mini, scenes
+whole, drawn = scenes.render, []
+mini.scenes.render = lambda *given: drawn.append(given) or whole(*given)
+mini.build("mini-spaq", 96, 0, sys.argv[1], 1)
+print(len(drawn))
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_the_drawing(tmp_path):
+    """No photograph is drawn twice, or by nobody, and the files are those of one process."""
+    found = []
+    for folder, count in (("apart", 1), ("together", 3)):
+        command = [sys.executable, "-c", DRAW, str(tmp_path / folder)]
+        drawing = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
+        drawn = [int(one.communicate(timeout=300)[0].split()[-1]) for one in drawing]
+        assert sum(drawn) == 96 + 8 * 6 * count  # and the world's version, each for itself
+        (place,) = (tmp_path / folder).iterdir()  # nothing is left over
+        found.append({file.name: file.read_bytes() for file in place.iterdir()})
+    assert found[0] == found[1]
 
 
 def test_build_draws_once_and_reads_afterwards(tmp_path, monkeypatch):

@@ -286,8 +286,9 @@ def test_labels_and_questions_decide_a_trial_of_stage_1(stage_1):
          {"claims.paper", "measures.resampling", "measures.statistics", "model.released",
           "model.taught", "parallel", "profiles",
           "records.energy", "records.hashes", "records.provenance", "records.results",
-          "training.adaptation", "training.spectra"}),
-        ("scoring import folder_rows", folders.DECISIVE, {"parallel", "records.parts"}),
+          "spare_cores", "training.adaptation", "training.spectra"}),
+        ("scoring import folder_rows", folders.DECISIVE,
+         {"parallel", "records.parts", "spare_cores"}),
     ],
 )  # fmt: skip
 def test_every_module_that_decides_is_in_the_key(entry, decisive, others):

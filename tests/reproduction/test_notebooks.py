@@ -63,6 +63,34 @@ def test_a_failing_notebook_stops_only_its_reader_and_is_run_again(root, capfd):
     assert [row[2] for row in _rows(capfd.readouterr().out)] == ["ok", "kept", "ok"]
 
 
+#: Tasks that none of its processes can do without the other.
+TOGETHER = """
+import os, time
+from pathlib import Path
+from realqa_utils import parallel, spare_cores
+met = Path(os.environ["REALQA_ROOT"]) / "met"
+met.mkdir()
+def meet(_):
+    (met / str(os.getpid())).touch()
+    until = time.monotonic() + 100
+    while len(list(met.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    return os.getpid()
+assert parallel.cores() == 1
+assert len(set(parallel.run_all(meet, range(2)))) == 2
+assert spare_cores.borrowed() > 0
+"""
+
+
+@pytest.mark.slow
+def test_the_last_notebook_borrows_the_cores_of_those_that_have_ended(root, monkeypatch):
+    monkeypatch.setenv("REALQA_WORKERS", "2")
+    write(root / "notebooks", "01_ends", "1 + 1")
+    write(root / "notebooks", "05_goes_on", TOGETHER)
+    assert notebooks.reproduce("smoke", folder=root / "notebooks") == 0
+    assert (graph.folder("smoke") / "spare").read_text() == "2"  # at the end
+
+
 @pytest.mark.slow
 def test_refresh_writes_back_what_is_fresh_and_portable(root):
     folder = root / "notebooks"

@@ -44,10 +44,35 @@ def test_line_counts_what_is_done_and_what_is_left(plan):
     _tell("05_b", "ok", seconds=600.0)
     _tell("06_c", "running", cell=3, cells=20, started=time.time() - 120)
     line = progress.line(plan, progress.states(plan), cores=2)
-    # 06 has run for two minutes on one of two cores: (1200 - 120 + 120) / 2 s
-    assert line == "2 of 4 done | 06_c: cell 3 of 20, 2:00 | about 10 min left"
+    # 06 has run for two minutes, of late on both cores: (1200 - 240 + 120) / 2 s
+    assert line == "2 of 4 done | 06_c: cell 3 of 20, 2:00 | about 9 min left"
     _tell("06_c", "running", cell=3, cells=20, started=time.time() - 9999)
     assert progress.line(plan, progress.states(plan), 2).endswith("| about 1 min left")
+
+
+def test_cores_are_left_over_when_fewer_notebooks_than_cores_are_left(plan):
+    """01 is done, 05 and 06 run or could run, and 11 waits for them."""
+
+    def left(cores: int) -> int:
+        return progress.left_over(plan, progress.states(plan), cores)
+
+    assert [left(cores) for cores in (1, 2, 4)] == [0, 0, 2]
+    _tell("05_b", "running", cell=1, cells=9)
+    assert left(4) == 2
+    _tell("05_b", "ok")
+    results.write_text(graph.folder("smoke") / "05_b.0.json", "{}")
+    assert [left(cores) for cores in (1, 2, 4)] == [0, 1, 3]
+    results.write_text(graph.folder("smoke") / "06_c.0.json", "{}")
+    assert left(4) == 3  # 11 may begin
+    _tell("11_d", "failed")
+    assert left(4) == 4
+
+
+def test_what_runs_alone_lends_nothing(plan):
+    plan["notebooks"]["06_c"]["alone"] = True
+    assert progress.left_over(plan, progress.states(plan), 4) == 3  # it waits until all have ended
+    _tell("06_c", "running", cell=1, cells=9)
+    assert progress.left_over(plan, progress.states(plan), 4) == 0
 
 
 def test_time_left_goes_by_the_pace_of_the_run(plan):
@@ -115,13 +140,17 @@ def test_summary_has_one_line_per_notebook_and_errors_below():
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_follow_tells_each_end_once(plan, capsys, monkeypatch, live):
+def test_follow_tells_each_end_once_and_what_is_left_over(
+    plan, capsys, monkeypatch, tmp_path, live
+):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: live, raising=False)
     monkeypatch.setattr(progress, "LOOK", 0.05)
     _tell("05_b", "ok", seconds=192.6)
     _tell("06_c", "running", cell=3, cells=20)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
-    progress.follow(process, plan)
+    monkeypatch.setenv("REALQA_WORKERS", "4")
+    progress.follow(process, plan, tmp_path / "spare")
+    assert (tmp_path / "spare").read_text() == "3"  # than that of 06; 11 waits
     printed = capsys.readouterr().out
     assert printed.count("3:13  ok") == 1
     assert ("06_c: cell 3 of 20" in printed) == live  # a log gets a line a minute only

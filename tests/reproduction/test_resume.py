@@ -31,7 +31,7 @@ from realqa_utils.reproduction import notebooks
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(notebooks.reproduce("smoke", folder=Path(sys.argv[1])))
 """
-#: Each stage is done by one of two workers, leaves its number and, first, a line in a log. While
+#: Each stage is done by one of two processes, leaves its number and, first, a line in a log. While
 #: the file `slow` is there it takes long.
 STAGES = """
 import os, sys, time
@@ -49,7 +49,7 @@ def stage(number):
             (root / f"worker-{number}").write_text(str(os.getpid()))
             time.sleep(60)
         kept.write_text("done")
-parallel.run_all(stage, range(4), workers=2, batch=1)
+parallel.run_all(stage, range(4), workers=2)
 """
 
 
@@ -65,6 +65,7 @@ def folder(root) -> Path:
 def _start(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", RUN, str(folder)],
+        env=os.environ | {"REALQA_WORKERS": "2"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

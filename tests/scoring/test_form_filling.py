@@ -19,12 +19,14 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from realqa_utils.datasets import mini
 from realqa_utils.datasets.table import make_table
 from realqa_utils.forms import taxonomy
+from realqa_utils.forms.chains import REGULAR
 from realqa_utils.forms.conversations import ATTRIBUTE_FORMS, MIX, AttributeForm
 from realqa_utils.forms.scores import Scale
 from realqa_utils.images.views import View
 from realqa_utils.model import backbone as backbones
 from realqa_utils.model import vision
 from realqa_utils.model.backbone import Backbone, mini_config
+from realqa_utils.scoring import digit_tree
 from realqa_utils.scoring.form_filling import fill
 from realqa_utils.scoring.form_steps import END, grow, legal_labels, plan
 from realqa_utils.training.fine_tuning import train
@@ -381,6 +383,18 @@ def test_batches_and_order_change_nothing(taught, learnt, photographs, batch_siz
     apart = fill(taught, images[::-1], MIX, batch_size=batch_size)[::-1]
     for one, other in zip(together, apart, strict=True):
         assert_alike(one, other)
+
+
+def test_a_chain_may_have_its_greedy_digits_alone(shipped, learnt, monkeypatch):
+    monkeypatch.setattr(digit_tree, "FLOOR", 0.0)
+    whole = fill(shipped, learnt[:3], REGULAR)
+    greedy = fill(shipped, learnt[:3], REGULAR, tree=False)
+    for one, other in zip(whole, greedy, strict=True):
+        assert_alike(one, other)
+        assert (one.reading.text, one.reading.parsed) == (other.reading.text, other.reading.parsed)
+        assert one.reading.off_format == pytest.approx(other.reading.off_format, abs=1e-3)
+        assert len(one.reading.values) == 1000
+        assert len(other.reading.values) == 28  # nine left at two levels, ten at the last
 
 
 def test_photographs_are_opened_one_batch_at_a_time(untaught, learnt):
