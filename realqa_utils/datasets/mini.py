@@ -234,8 +234,12 @@ def _write(name: str, count: int, seed: int, folder: Path, workers: int | None) 
         shutil.rmtree(folder, ignore_errors=True)  # without a table: left by an old version
         drawn.rename(folder)
 
-    run_all(draw, list(zip(kept, parts, strict=True)), workers, f"drawing {name}")
-    results.once(work / "done", finish)
+    try:
+        run_all(draw, list(zip(kept, parts, strict=True)), workers, f"drawing {name}")
+        results.once(work / "done", finish)
+    except FileNotFoundError:
+        if not table.exists():  # else another process has finished, and tidied up
+            raise
     shutil.rmtree(work, ignore_errors=True)
 
 

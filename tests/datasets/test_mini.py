@@ -263,8 +263,11 @@ DRAW = """
 import sys
 from realqa_utils.datasets import mini, scenes
 whole, drawn = scenes.render, []
+mini.world_version()  # draws for itself
 mini.scenes.render = lambda *given: drawn.append(given) or whole(*given)
-mini.build("mini-spaq", 96, 0, sys.argv[1], 1)
+mini.AT_ONCE = 2
+for seed in range(12):
+    mini.build("mini-spaq", 8, seed, sys.argv[1], 1)
 print(len(drawn))
 """
 
@@ -277,10 +280,11 @@ def test_processes_share_the_drawing(tmp_path):
         command = [sys.executable, "-c", DRAW, str(tmp_path / folder)]
         drawing = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
         drawn = [int(one.communicate(timeout=300)[0].split()[-1]) for one in drawing]
-        assert sum(drawn) == 96 + 8 * 6 * count  # and the world's version, each for itself
-        (place,) = (tmp_path / folder).iterdir()  # nothing is left over
-        found.append({file.name: file.read_bytes() for file in place.iterdir()})
-    assert found[0] == found[1]
+        assert sum(drawn) == 12 * 8
+        assert len(list((tmp_path / folder).iterdir())) == 12  # nothing is left over
+        files = (tmp_path / folder).rglob("*.*")
+        found.append({f.relative_to(tmp_path / folder): f.read_bytes() for f in files})
+    assert found[0] == found[1] and len(found[0]) == 12 * 9
 
 
 def test_build_draws_once_and_reads_afterwards(tmp_path, monkeypatch):
