@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from realqa_utils.claims import paper
 from realqa_utils.datasets.table import Split
-from realqa_utils.experiments import granularity, scorers, trials
+from realqa_utils.experiments import scorers, tracking, trials
 from realqa_utils.experiments.tracking import TO_TRAIN_ON
 from realqa_utils.forms.chains import CHAINS
 from realqa_utils.forms.conversations import DIRECT as DIRECT_FORM
@@ -191,7 +191,7 @@ def save(
         notebook="08",
         measured="mean SRCC over sets and attributes, self-labels",
         **{key: getattr(mean, key) for key in results.FOUND},
-        seeds=granularity.seeds(profile)[:1],
+        seeds=tracking.teachers(profile),
     )
     judged = parts["verdicts"]
     mine = (judged["form"] == "cot_regular") & (judged["against"] == DIRECT)

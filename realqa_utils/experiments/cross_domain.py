@@ -73,7 +73,7 @@ def describe(tables: Mapping[str, Table]) -> pd.DataFrame:
 def models(profile: Profile, splits: Sequence[Split]) -> dict[str, list[Trial]]:
     """The trainings of notebook 08, with chains and without, one a seed."""
     side = TO_TRAIN_ON if profile.data == "mini" else scorers.home(profile)
-    said = tracking.label(profile, {side: tracking.tables(profile)[side]})[side]
+    (said, *_) = tracking.label(profile, {side: tracking.tables(profile)[side]})[side]
     return {
         DIRECT: plain(profile, splits),
         REASONED: reasoners(profile, chained(profile, splits, said)),

@@ -65,10 +65,10 @@ def _labelled(profile: Profile) -> Profile:
 
 
 def trial(profile: Profile, data: Split, trained_on: str, seed: int) -> Trial:
-    """One training of stage 1; the weights of the first seed on `TOLD` are kept."""
+    """One training of stage 1; of those on `TOLD` the weights are kept, to label with."""
     recipe = replace(profile.stage_1, form=trained_on, seed=seed)
-    keep = trained_on == TOLD and seed == seeds(profile)[0]
-    return Trial(data, recipe, _labelled(profile).view, profile.model, ASKED[trained_on], keep)
+    view, asked = _labelled(profile).view, ASKED[trained_on]
+    return Trial(data, recipe, view, profile.model, asked, keep=trained_on == TOLD)
 
 
 def readings(profile: Profile, data: Split, trained_on: Sequence[str] = tuple(ASKED)) -> Readings:

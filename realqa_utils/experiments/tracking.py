@@ -1,11 +1,12 @@
 """Self-labels, and whether they go with the MOS (Fig. 2, notebook 08).
 
-The model of stage 1 labels photographs that it never saw, set by set, in parts that survive a kill.
+The models of stage 1, one a seed, label photographs that they never saw, set by set, in parts that
+survive a kill. Chains are made of what the first of them says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -38,16 +39,23 @@ def tables(profile: Profile) -> dict[str, Table]:
     return found | {TO_TRAIN_ON: home[0].train}
 
 
-def label(profile: Profile, found: Mapping[str, Table]) -> dict[str, pd.DataFrame]:
-    """What the model of stage 1 says of every table (`self_labelling.read`), in parts on disk."""
-    job = partial(_label, profile=profile)
-    said = parallel.run_all(job, list(found.values()), profile.workers, "labelling")
-    return dict(zip(found, said, strict=True))
+def teachers(profile: Profile, name: str = "") -> tuple[int, ...]:
+    """Seeds of the models of stage 1 that label a set: of real photographs, and of what is trained
+    on, the first."""
+    every = granularity.seeds(profile)
+    return every[:1] if profile.data == "real" or name == TO_TRAIN_ON else every
 
 
-def _label(table: Table, profile: Profile) -> pd.DataFrame:
-    told, data = granularity.TOLD, granularity.split(profile)
-    teacher = granularity.trial(profile, data, told, granularity.seeds(profile)[0])
+def label(profile: Profile, found: Mapping[str, Table]) -> dict[str, list[pd.DataFrame]]:
+    """What its teachers say of every table (`self_labelling.read`), in parts on disk."""
+    todo = [(table, seed) for name, table in found.items() for seed in teachers(profile, name)]
+    said = iter(parallel.run_all(partial(_label, profile), todo, profile.workers, "labelling"))
+    return {name: [next(said) for _ in teachers(profile, name)] for name in found}
+
+
+def _label(profile: Profile, task: tuple[Table, int]) -> pd.DataFrame:
+    (table, seed), told = task, granularity.TOLD
+    teacher = granularity.trial(profile, granularity.split(profile), told, seed)
     name = hashes.of_facts({"teacher": trials.key(teacher), "ids": table.ids_hash})
     out = results.run_dir(profile, "labels") / name
 
@@ -83,13 +91,16 @@ def agreement(table: Table, said: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement_by_set(
-    profile: Profile, found: Mapping[str, Table], said: Mapping[str, pd.DataFrame]
+    profile: Profile, found: Mapping[str, Table], said: Mapping[str, Sequence[pd.DataFrame]]
 ) -> pd.DataFrame:
-    """SRCC of self-labels with the true ones, a set a column; `right` is the mean share that is
-    exactly right. Empty where nothing but photographs is known."""
+    """SRCC of self-labels with the true ones, a set a column, in the mean of the teachers; `right`
+    is the mean share that is exactly right. Empty where nothing but photographs is known."""
     if profile.data == "real":
         return pd.DataFrame()
-    parts = {name: agreement(table, said[name]) for name, table in found.items()}
+    parts = {
+        name: sum(agreement(table, one) for one in said[name]) / len(said[name])
+        for name, table in found.items()
+    }
     wide = pd.DataFrame({name: part["srcc"] for name, part in parts.items()})
     wide.loc["right"] = [part["right"].mean() for part in parts.values()]
     return wide.round(3)
@@ -99,19 +110,22 @@ def agreement_by_set(
 
 
 def tracking(
-    profile: Profile, found: Mapping[str, Table], said: Mapping[str, pd.DataFrame], seed: int
+    profile: Profile,
+    found: Mapping[str, Table],
+    said: Mapping[str, Sequence[pd.DataFrame]],
+    seed: int,
 ) -> pd.DataFrame:
     """SRCC of every self-labelled attribute with the MOS of every set, tidy; `top` marks three."""
     rows = []
     for name in (name for name in found if name != TO_TRAIN_ON):
-        table = found[name]
-        code = codes(said[name]).loc[table.frame["id"]]
+        targets, code = found[name].targets, _by_teacher(found[name], said[name])
         part = []
         for attribute in taxonomy.SCORED:
             rng = np.random.default_rng([seed, 8])
-            values = code[attribute].to_numpy()
-            interval = statistics.bootstrap("srcc", table.targets, values, rng, profile.resamples)
-            seeds = granularity.seeds(profile)[:1]
+            interval = statistics.bootstrap(
+                "srcc", targets, code[attribute], rng, profile.resamples
+            )
+            seeds = teachers(profile, name)
             row = evaluation.row(interval, name, "self-labels", "srcc with MOS", seeds)
             part.append(row | {"attribute": attribute})
         top = sorted(part, key=lambda row: -np.nan_to_num(row["estimate"], nan=-2))[:3]
@@ -119,17 +133,27 @@ def tracking(
     return pd.DataFrame(rows)
 
 
-def mean_tracking(
-    profile: Profile, found: Mapping[str, Table], said: Mapping[str, pd.DataFrame], seed: int
-) -> statistics.Interval:
-    """The mean of these correlations over sets and attributes; photographs and sets resampled.
+def _by_teacher(table: Table, said: Sequence[pd.DataFrame]) -> dict[str, np.ndarray]:
+    """By attribute the codes of the table's photographs, (teachers, n)."""
+    each = [codes(one).loc[table.frame["id"]] for one in said]
+    return {name: np.stack([code[name] for code in each]) for name in taxonomy.SCORED}
 
-    An attribute of which a set has one value only ranks nothing: it is left out there.
+
+def mean_tracking(
+    profile: Profile,
+    found: Mapping[str, Table],
+    said: Mapping[str, Sequence[pd.DataFrame]],
+    seed: int,
+) -> statistics.Interval:
+    """The mean of these correlations over sets and attributes; photographs, sets with attributes,
+    and teachers resampled.
+
+    An attribute of which a teacher has one value only in a set ranks nothing: it is left out there.
     """
     pairs = []
     for name, table in found.items():
         if name != TO_TRAIN_ON:
-            code = codes(said[name]).loc[table.frame["id"]]
-            pairs += [(table.targets, code[n].to_numpy()) for n in code if code[n].nunique() > 1]
+            code = _by_teacher(table, said[name]).values()
+            pairs += [(table.targets, c) for c in code if np.ptp(c, axis=1).all()]
     rng = np.random.default_rng([seed, 2])
     return statistics.pool_splits("srcc", pairs, rng, profile.resamples)

@@ -184,10 +184,12 @@ def pool_splits(
     """Mean of a metric over train/test splits, each a pair (truth, prediction) of its test images.
 
     Triples (truth, a, b) give the mean of metric(a) - metric(b), two models on the same images.
+    Predictions may be (seeds, n): those of as many training runs, each of which saw all splits.
 
     Each resample draws as many splits with replacement as there are, and for every drawn split its
-    test images with replacement, afresh; its value is the mean over the drawn splits. So the
-    interval covers the split with its training run, and the choice of test images. As the observed
+    test images with replacement, afresh; its value is the mean over the drawn splits (and over as
+    many runs, drawn once for all splits). So the interval covers the split with its training run,
+    and the choice of test images. As the observed
     spread between splits already has the images' share in it, the interval is rather too wide
     where test sets are disjoint; where they overlap, as random 80/20 splits do, images that recur
     are treated as if they were independent, which makes it narrower.
@@ -199,16 +201,28 @@ def pool_splits(
     if not splits:
         raise ValueError("pool_splits got no splits; needs at least one (truth, prediction)")
     drawn = rng.integers(len(splits), size=(resamples, len(splits)))
+    sizes = {len(np.atleast_2d(model)) for _, *models in splits for model in models}
+    if len(sizes) > 1:
+        raise ValueError(f"predictions of {sorted(sizes)} runs; needs the same runs in all splits")
+    (size,) = sizes
+    runs = rng.integers(size, size=(size, resamples)) if size > 1 else np.zeros((1, resamples), int)
     values, exact, total = np.empty(drawn.shape), [], 0
     for k, (truth, *models) in enumerate(splits):
-        pairs = [_pair(truth, model, where=f" of split {k}") for model in models]
-        exact.append(_first_less_second([METRICS[metric](*pair) for pair in pairs]))
-        rows = draw_counts(rng, int((drawn == k).sum()), np.arange(len(pairs[0][0])))
-        parts = [
-            _first_less_second([KERNELS[metric](*p, counts) for p in pairs]) for counts in rows
+        pairs = [
+            [_pair(truth, run, where=f" of split {k}") for run in np.atleast_2d(model)]
+            for model in models
         ]
-        values[drawn == k] = np.concatenate(parts) if parts else []
-        total += len(pairs[0][0])
+        exact.append(
+            _first_less_second([np.mean([METRICS[metric](*p) for p in model]) for model in pairs])
+        )
+        where, n = drawn == k, len(pairs[0][0][0])
+        each = [np.empty((len(models), size, 0))]  # (models, runs, times drawn)
+        for counts in draw_counts(rng, int(where.sum()), np.arange(n)):
+            each.append(np.array([[KERNELS[metric](*p, counts) for p in model] for model in pairs]))
+        mine = runs[:, np.nonzero(where)[0]]  # (runs, times drawn)
+        found = np.take_along_axis(np.concatenate(each, axis=2), mine[None], axis=1).mean(axis=1)
+        values[where] = _first_less_second(list(found))
+        total += n
     return _interval(float(np.mean(exact)), values.mean(axis=1), level, total, len(splits))
 
 

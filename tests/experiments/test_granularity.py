@@ -89,7 +89,7 @@ def test_every_row_is_trained_alike_once_a_seed(calls, data, root):
     assert all(t.split is data and t.view == SMOKE.view and t.model == "mini" for t in todo)
     assert [t.asked for t in todo] == [ASKED[t.recipe.form] for t in todo]
     kept = [(t.recipe.form, t.recipe.seed) for t in todo if t.keep]
-    assert kept == [("mix", 4)]
+    assert kept == [("mix", 4), ("mix", 7)]
 
 
 def test_readings_are_apart_by_what_was_asked_and_in_the_order_of_the_seeds(found, data):

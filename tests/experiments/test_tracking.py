@@ -51,7 +51,7 @@ def test_noise_lowers_the_agreement(table):
 
 
 def test_attributes_go_with_the_mos_of_this_world(table, truth):
-    tables, said = {"mini-koniq": table}, {"mini-koniq": truth}
+    tables, said = {"mini-koniq": table}, {"mini-koniq": [truth]}
     rows = tracking.tracking(PROFILE, tables, said, 0)
     assert len(rows) == 9
     assert rows["top"].sum() == 3
@@ -62,9 +62,39 @@ def test_attributes_go_with_the_mos_of_this_world(table, truth):
     assert comparison_plots.tracking(rows).axes
 
 
+def test_teachers_are_averaged_and_widen_the_interval(table, truth):
+    """The second says the opposite of the truth about clarity."""
+    tiers = taxonomy.BY_NAME["image_clarity"].tiers
+    other = truth.assign(image_clarity=len(tiers) - 1 - truth["image_clarity"].astype(int))
+    tables = {"mini-koniq": table}
+    one, both = {"mini-koniq": [truth]}, {"mini-koniq": [truth, other]}
+    first, rows = (tracking.tracking(PROFILE, tables, said, 0) for said in (one, both))
+    values = [part.set_index("attribute")["estimate"] for part in (first, rows)]
+    changed = values[0].drop("image_clarity").index
+    assert values[1][changed].to_numpy() == pytest.approx(values[0][changed].to_numpy())
+    assert values[1]["image_clarity"] == pytest.approx(0, abs=1e-9)
+    widths = [
+        part.set_index("attribute").eval("high - low")["image_clarity"] for part in (first, rows)
+    ]
+    assert widths[1] > widths[0]
+    assert set(rows["seeds"].map(tuple)) == {(0, 1, 2)}
+    means = [tracking.mean_tracking(PROFILE, tables, said, 0) for said in (one, both)]
+    assert means[1].estimate == pytest.approx(rows["estimate"].mean())
+    assert means[1].n == means[0].n == 9 * len(table)
+    shown = tracking.agreement_by_set(PROFILE, tables, both)["mini-koniq"]
+    assert shown["exposure"] == 1 and abs(shown["image_clarity"]) < 1e-9
+
+
+def test_every_seed_teaches_but_what_is_trained_on_and_real_photographs():
+    mini_, photos = get_profile("mini"), get_profile("photos")
+    assert tracking.teachers(mini_) == tracking.teachers(mini_, "mini-ava") == mini_.seeds
+    assert tracking.teachers(mini_, tracking.TO_TRAIN_ON) == mini_.seeds[:1]
+    assert tracking.teachers(photos, "livec") == (0,)
+
+
 def test_what_is_to_train_on_is_no_set(table, truth):
     tables = {"mini-koniq": table, tracking.TO_TRAIN_ON: table}
-    said = dict.fromkeys(tables, truth)
+    said = dict.fromkeys(tables, [truth])
     assert set(tracking.tracking(PROFILE, tables, said, 0)["dataset"]) == {"mini-koniq"}
 
 
@@ -73,7 +103,7 @@ def test_the_teacher_labels_a_set_once(root, monkeypatch):
     tables = tracking.tables(smoke)
     assert list(tables) == [*tracking.IMAGE_SETS, tracking.TO_TRAIN_ON]
     one = {"mini-ava": tables["mini-ava"]}
-    said = tracking.label(smoke, one)["mini-ava"]
+    (said,) = tracking.label(smoke, one)["mini-ava"]
     assert said["id"].tolist() == one["mini-ava"].frame["id"].tolist()
     monkeypatch.setattr(tracking.self_labelling, "label_set", lambda *_: pytest.fail("again"))
-    assert tracking.label(smoke, one)["mini-ava"].equals(said)
+    assert tracking.label(smoke, one)["mini-ava"][0].equals(said)

@@ -344,3 +344,28 @@ def test_splits_of_triples_give_the_difference_of_two_models():
     assert 0 < found.low < found.estimate < found.high
     same = pool_splits("srcc", [(t, a, a) for t, a, _ in triples], np.random.default_rng(0), 50)
     assert (same.low, same.estimate, same.high) == (0, 0, 0)
+
+
+def test_runs_are_pooled_over_splits_as_over_one():
+    """One split of three runs is as with `bootstrap`; more have the mean of all runs."""
+    draw = rng(3)
+    truth = draw.normal(size=80)
+    runs = truth + draw.normal(size=(3, 80)) * [[0.2], [1.0], [3.0]]
+    one = pool_splits("srcc", [(truth, runs)], rng(0), 2000)
+    other = bootstrap("srcc", truth, runs, rng(1), 2000)
+    assert one.estimate == pytest.approx(other.estimate)
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.04)
+    two = pool_splits("srcc", [(truth, runs), (truth, runs)], rng(0), 2000)
+    assert two.estimate == pytest.approx(one.estimate)
+    assert two.n == 160
+    # the images' part averages out over splits; that of the runs, drawn once for all, does not
+    width = one.high - one.low
+    assert width > two.high - two.low > width / np.sqrt(2)
+
+
+def test_one_run_may_be_a_row():
+    pairs = [(GOOD[0], np.asarray(GOOD[1], float)), GOOD]
+    rows = [(truth, np.asarray(run)[None]) for truth, run in pairs]
+    assert pool_splits("srcc", rows, rng(0), 200) == pool_splits("srcc", pairs, rng(0), 200)
+    with pytest.raises(ValueError, match=r"predictions of \[1, 2\] runs"):
+        pool_splits("srcc", [GOOD, (GOOD[0], [GOOD[1], GOOD[1]])], rng(0))
