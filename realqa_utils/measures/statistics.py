@@ -189,10 +189,10 @@ def pool_splits(
     Each resample draws as many splits with replacement as there are, and for every drawn split its
     test images with replacement, afresh; its value is the mean over the drawn splits (and over as
     many runs, drawn once for all splits). So the interval covers the split with its training run,
-    and the choice of test images. As the observed
-    spread between splits already has the images' share in it, the interval is rather too wide
-    where test sets are disjoint; where they overlap, as random 80/20 splits do, images that recur
-    are treated as if they were independent, which makes it narrower.
+    and the choice of test images. As the observed spread between splits already has the images'
+    share in it, the interval is rather too wide where test sets are disjoint; where they overlap,
+    as random 80/20 splits do, images that recur are treated as if they were independent, which
+    makes it narrower.
 
     `n` is the number of test images over all splits, `seeds` that of the splits. Undefined
     resamples and errors as `bootstrap`.
