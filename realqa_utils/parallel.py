@@ -216,10 +216,10 @@ class _Others:
                     break
                 try:
                     self._start(mine, core)
-                except OSError:  # no room for another process: this one does it
+                except (OSError, RuntimeError):  # no room for another process, or an idle one died
                     core.release()
                     self.todo.append(mine)
-                    return
+                    break
             self.wake.wait(LOOK)
             self.wake.clear()
 

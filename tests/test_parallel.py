@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -122,6 +123,14 @@ def test_a_process_that_dies_is_an_error_and_not_for_ever(tmp_path):
     with pytest.raises(TerminatedWorkerError):
         run_all(partial(_die_elsewhere, here=os.getpid()), [tmp_path] * 4, 2)
     assert run_all(operator.neg, range(9), 2) == [-i for i in range(9)]
+
+
+def test_a_process_that_died_while_it_was_idle_is_replaced(tmp_path):
+    (other,) = _processes(tmp_path / "a", 6, 2, 2) - {os.getpid()}
+    os.kill(other, signal.SIGKILL)
+    _wait_for_its_end(other)
+    time.sleep(0.5)  # its executor has noticed
+    assert other not in _processes(tmp_path / "b", 6, 2, 2)
 
 
 # --- what another process makes ------------------------------------------------------------------
