@@ -169,6 +169,14 @@ def opened(browser, path, **options):
     return page, wrong
 
 
+def expect(locator):
+    """Playwright's assertions, which wait; `wait_for_function` polls by eval, which a page with a
+    policy of its own forbids."""
+    from playwright import sync_api
+
+    return sync_api.expect(locator)
+
+
 @pytest.fixture
 def page(browser, path):
     page, wrong = opened(browser, path, viewport={"width": 1200, "height": 800})
@@ -189,7 +197,7 @@ def test_the_best_come_first_and_more_cards_as_one_scrolls(page):
     for _ in range(4):
         page.mouse.wheel(0, 100_000)
         page.wait_for_timeout(50)
-    page.wait_for_function(f"document.querySelectorAll('.card').length === {COUNT}")
+    expect(page.locator(".card")).to_have_count(COUNT)
     assert names(page)[-3:] == ["0.jpg", "broken.jpg", "cut.jpg"]
     assert page.locator(".card .trouble").first.text_content() == "the file is <empty>"
 
@@ -268,7 +276,7 @@ def test_a_click_shows_why(page):
 
 def test_the_keyboard_is_enough(page):
     page.locator("#text").fill("album/20")
-    page.wait_for_function("document.querySelectorAll('.card').length === 11")
+    expect(page.locator(".card")).to_have_count(11)
     page.locator("#state").focus()
     page.keyboard.press("Tab")  # Clear
     page.keyboard.press("Tab")
@@ -284,9 +292,9 @@ def test_the_keyboard_is_enough(page):
         page.keyboard.press("ArrowRight")
     assert title.text_content() == order[-1] and page.locator("#next").is_disabled()
     page.keyboard.press("Escape")  # the browser closes a dialog when it comes to it
-    page.wait_for_function("!document.querySelector('dialog[open]')")
-    assert page.locator("dialog[open]").count() == 0
-    assert page.evaluate("document.activeElement.title") == order[-1]
+    expect(page.locator("dialog[open]")).to_have_count(0)
+    # the focus moves with the close event, which comes in a task of its own
+    expect(page.locator(f".card[title='{order[-1]}']")).to_be_focused()
 
 
 @pytest.mark.parametrize("name", [EVIL, CLOSING])
