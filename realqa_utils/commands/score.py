@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     weights = composite.load(options.composite) if options.composite else None
     curve = calibration.load(options.calibration) if options.calibration else None
     digits = options.digits or (known.digits if known else 3)
+    form = _form(options, known)
     folders.select(options.photos)  # a misspelt path is told before a large model is loaded
     with backbone.quiet():
         model = taught.load(options.model, options.adapter, options.weights)
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.out,
         digits=digits,
         view=view,
-        attributes=options.attributes,
+        attributes=form,
         composite=weights,
         calibration=curve,
         batch_size=options.batch_size,
@@ -66,6 +67,11 @@ def report(summary: Summary, digits: int) -> str:
             f"Left to itself, the model would have answered {summary.unparsed} of {scored} in "
             f"another form (column parsed): was it trained for {digits} digits and photographs "
             "seen like these?"
+        )
+    if summary.off_form:
+        lines.append(
+            f"Left to itself, the model would have written the attributes of {summary.off_form} of "
+            f"{scored} in another way (column form_left_at): was it taught this form?"
         )
     if bad:
         lines.append("Without a score:")
@@ -99,6 +105,24 @@ def _known(options: argparse.Namespace, shipped: Path) -> Taught | None:
     return known
 
 
+def _form(options: argparse.Namespace, known: Taught | None) -> str:
+    """The form that attributes are asked for in, as taught where that is known; "" for none.
+
+    Raises ValueError for a model that was taught no attributes.
+    """
+    from realqa_utils.forms.chains import REGULAR
+
+    if options.form or not (options.attributes or options.composite):
+        return options.form
+    if known and not known.attributes_in:
+        raise ValueError(
+            f"{options.adapter or options.model} was taught scores and no attributes; right for "
+            "--attributes and --composite is a model of `realqa train chains` (--attribute-form "
+            "asks this one all the same)"
+        )
+    return known.attributes_in if known else REGULAR.name
+
+
 def _view(options: argparse.Namespace, trained: View | None) -> View:
     """What is seen of a photograph: as asked for, else as in training, else the whole.
 
@@ -130,7 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--adapter", default="", metavar="A", help="LoRA for it: a folder, or owner/name/folder")
     add("--weights", choices=("float32", "bfloat16", "nf4"), default="float32", help="precision")
     add("--digits", type=int, metavar="M", help="of a score (default: as trained, else 3)")
-    add("--attributes", action="store_true", help="ask about the ten attributes as well")
+    add("--attributes", action="store_true", help="ask about the ten attributes as well, of a "
+        "model that was taught them: by `realqa train chains`, or the released ones")  # fmt: skip
+    add("--attribute-form", dest="form", choices=("mix", "cot_natural", "cot_regular"), default="",
+        help="of that question (default: as taught, else cot_regular)")  # fmt: skip
     add("--composite", metavar="FILE", help="weights of the attributes (Composite.save)")
     add("--calibration", metavar="FILE", help="for scores and intervals (Calibration.save)")
     about = "as in training, where the model's folder tells; else the whole photograph"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from realqa_utils.forms.chains import REGULAR
 from realqa_utils.images.views import View
 from realqa_utils.model import adapters, quantised, released
 from realqa_utils.model import backbone as backbones
@@ -44,6 +45,11 @@ class Taught:
         if self.form not in DIRECT_FORMS:
             return f"was taught the form {self.form!r}, not to answer with a score"
         return ""
+
+    @property
+    def attributes_in(self) -> str:
+        """The form in which a model that writes scores tells all ten attributes too; "" if none."""
+        return REGULAR.name if self.form == "direct_and_cot" else ""
 
 
 def read(folder: str | Path) -> Taught | None:

@@ -123,7 +123,7 @@ def _plain_axes(axis) -> None:
 def noise(table: pd.DataFrame, marks: Mapping[str, float], level: float) -> Figure:
     """SRCC against the share of wrong labels; `marks` are shares to point out, `level` the SRCC of
     the direct answer (expected), as a line."""
-    figure, axis = plt.subplots(figsize=(7.2, 4.0))
+    figure, axis = plt.subplots(figsize=(8.6, 4.0))
     for read in READS:
         part = table[table["read"] == read].sort_values("share_wrong")
         axis.plot(part["share_wrong"], part["estimate"], "o-", color=MODELS[read], label=read)
@@ -132,11 +132,9 @@ def noise(table: pd.DataFrame, marks: Mapping[str, float], level: float) -> Figu
         )
     axis.axhline(level, color=MUTED, ls="--", lw=1.4, label="direct only, expected")
     for words, share in marks.items():
-        axis.axvline(share, color=INK, ls=":", lw=1.2)
-        axis.annotate(words, (share, 0.04), xycoords=("data", "axes fraction"), rotation=90,
-                      ha="right", va="bottom", fontsize=10)  # fmt: skip
+        axis.axvline(share, color=INK, ls=":", lw=1.2, label=words)
     axis.set(xlabel="share of wrong attribute labels in training", ylabel="SRCC")
-    axis.legend(loc="best")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
     return figure
 

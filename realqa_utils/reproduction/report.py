@@ -27,6 +27,8 @@ TEMPLATE = Path(__file__).with_name("report.html")
 SHOWN = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KINDS = (".png", ".csv", ".json")
+SHORT = 33  # characters of a cell, as many as a verdict and its interval have
+WORD = re.compile(r"\b(?!nan\b)[^\W\d_]{2}", re.IGNORECASE)
 
 
 def build(profile: str) -> Path:
@@ -109,7 +111,28 @@ def _body(notebook: NotebookNode, pages: Sequence[str]) -> tuple[str, str]:
     )
     body, resources = exporter.from_notebook_node(notebook)
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL | re.IGNORECASE)
+    body = re.sub(r"<table\b.*?</table>", lambda match: marked(match[0]), body, flags=re.DOTALL)
     return _with_links(body, pages), "\n".join(resources["inlining"]["css"])
+
+
+def marked(table: str) -> str:
+    """The HTML of a table with the class `words` on columns that hold words, which stand on the
+    left, and `long` on cells that may wrap; numbers and intervals stay in a line."""
+    from bs4 import BeautifulSoup
+
+    parsed = BeautifulSoup(table, "html.parser")
+    rows = [cells for row in parsed("tr") if (cells := row("td"))]
+    width = max(map(len, rows), default=0)
+    heads = parsed.tr("th")[-width:] if width else []
+    for place in range(-width, 0):  # from the right: on the left stand labels, some of many rows
+        column = [row[place] for row in rows if len(row) == width]
+        if any(WORD.search(cell.text) for cell in column):
+            for cell in column + ([heads[place]] if len(heads) == width else []):
+                cell["class"] = "words"
+    for cell in parsed("td", "words") + parsed("th"):
+        if len(cell.text) > SHORT:
+            cell["class"] = f"{cell.get('class', '')} long".strip()
+    return str(parsed)
 
 
 def _with_links(body: str, pages: Sequence[str]) -> str:

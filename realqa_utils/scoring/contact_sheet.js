@@ -171,7 +171,7 @@ function show() {
     const note = "Bars: what the digits say. Band: the interval. Dashed line: the score.";
     inside.push(make("h3", { textContent: "Distribution of the score" }), chart(photo));
     inside.push(make("p", { className: "quiet", textContent: note }));
-    if (attributes.size) inside.push(make("h3", { textContent: "Attributes" }), answers(photo));
+    if (attributes.size) inside.push(make("h3", { textContent: "Attributes" }), ...doubts(photo), answers(photo));
   }
   $("inside").replaceChildren(...inside);
   $("panel").scrollTop = 0;
@@ -229,6 +229,13 @@ function chart(photo) {
   const text = { class: "said", x: at + (anchor === "end" ? -5 : 5), y: 16, "text-anchor": anchor };
   svg.append(draw("text", text, number(photo.score)));
   return svg;
+}
+
+function doubts(photo) {
+  if (!photo.left) return [];
+  const from = photo.left === "end" ? "the end" : `“${photo.left.replaceAll("_", " ")}”`;
+  const words = `These were filled in for the model. Left to itself it would write something else from ${from} on.`;
+  return [make("p", { className: "trouble-text", textContent: words })];
 }
 
 function answers(photo) {

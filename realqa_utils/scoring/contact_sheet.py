@@ -55,7 +55,8 @@ def write(
     base64, or None). Without a problem also `score`, `low`, `high`, `interval` (where it comes
     from), `greedy`, `expected`, `sd`, `parsed`, `off_format` and `bars` (first, [parts of 10,000,
     ...]: of 10 bars over 0..10 for one digit, else 100). With attributes, `values`, `reasons` and
-    `chances` by name: tier indices or scores or texts, words, and lists of probabilities.
+    `chances` by name: tier indices or scores or texts, words, and lists of probabilities; and
+    `left`, the slot at which the model would have left the form ("" where it would not).
     """
     script = SCRIPT.read_text("utf-8")
     known = {

@@ -22,6 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 from realqa_utils import parallel
+from realqa_utils.forms.chains import CHAINS
 from realqa_utils.forms.conversations import MIX
 from realqa_utils.images.photos import open_photo
 from realqa_utils.images.views import View
@@ -34,6 +35,7 @@ from realqa_utils.scoring.form_filling import Filled
 THUMBNAIL = 128  # pixels, of the longer side
 QUANTILES = (0.05, 0.95)  # of the digit tree: low and high, where nothing is calibrated
 BARS = 100  # of the distribution over 0..10, at most
+ATTRIBUTE_FORMS = {MIX.name: MIX} | CHAINS  # those that ask for all ten
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Asking:
 
     digits: int = 3
     view: View = View()
-    attributes: bool = False
+    attributes: str = ""  # a name of `ATTRIBUTE_FORMS`: they are asked for in this form
     batch_size: int = 64  # photographs that are opened, scored and written together
     thumbnails: bool = True
 
@@ -143,7 +145,12 @@ def _rows(backbone: Backbone, opened: Sequence[Opened], asking: Asking) -> list[
     said = iter([None] * len(good))
     if asking.attributes and good:
         middles = [one.middle for one in good]
-        said = iter(form_filling.fill(backbone, middles, MIX, batch_size=size))
+        form = ATTRIBUTE_FORMS[asking.attributes]
+        said = iter(
+            form_filling.fill(
+                backbone, middles, form, batch_size=size, digits=asking.digits, tree=False
+            )
+        )
     return [
         {"problem": one.problem}
         if one.problem
@@ -188,9 +195,11 @@ def _bars(values: np.ndarray, chances: np.ndarray, count: int) -> list:
 
 
 def attributes_row(said: Filled | None) -> dict:
-    """What a model said of the attributes: values, reasons, and the chance of every tier."""
+    """What a model said of the attributes: values, reasons, the chance of every tier, and where it
+    would have left the form (`Filled.left`)."""
     if said is None:
         return {}
     chances = {name: np.round(p, 4).tolist() for name, p in said.probabilities.items()}
     parsed = said.parsed
-    return {"values": parsed.values, "reasons": parsed.reasons, "chances": chances}
+    facts = {"values": parsed.values, "reasons": parsed.reasons, "chances": chances}
+    return facts | {"left": said.left}

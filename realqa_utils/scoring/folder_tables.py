@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 CHUNK = 1024  # photographs in memory at a time, and in a row group of the Parquet file
 DIGITS, CALIBRATED = "5-95 % of the digits", "calibrated, 90 %"  # where an interval comes from
 CHANCE = "_probability"  # behind the name of an attribute: of the value that was chosen
-#: Columns of the tables and their types; in front of `composite` come those of `slot_columns`.
+#: The slot at which the model, left to itself, would have written something else; "" where nowhere.
+LEFT = "form_left_at"
+#: Columns of the tables and their types; in front of `composite` come those of `slot_columns` and
+#: `LEFT`.
 READING = {
     "score": "float64", "low": "float64", "high": "float64", "interval": "str", "greedy": "float64",
     "expected": "float64", "sd": "float64", "parsed": "boolean", "off_format": "float64",
@@ -41,6 +44,7 @@ TYPES = {"float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_(), "s
 def columns(attributes: bool, composite: bool) -> dict[str, str]:
     """The columns of the tables, with the pandas type of each."""
     middle = {name: kind for slot in MIX.slots for name, kind in slot_columns(slot).items()}
+    middle |= {LEFT: "str"}
     end = {"composite": "float64"} if composite else {}
     return {"path": "str"} | READING | (middle if attributes else {}) | end | LAST
 
@@ -81,6 +85,8 @@ def _flat(row: dict, wanted: dict[str, str]) -> dict:
     if row["problem"]:
         return flat
     flat |= {"score": row["expected"], "interval": DIGITS}
+    if LEFT in wanted:
+        flat[LEFT] = row["left"]
     for slot in MIX.slots:
         flat |= _slot(slot, row) if slot.key in wanted else {}
     return flat
@@ -165,6 +171,7 @@ def _on_page(row: dict, line: dict) -> dict:
     if row["problem"]:
         return {"name": line["path"], "problem": row["problem"]}
     numbers = {name: line[name] for name in (*READING, "composite") if name in line}
-    kept = {name: row[name] for name in ("bars", "values", "reasons", "chances") if name in row}
+    names = ("bars", "values", "reasons", "chances", "left")
+    kept = {name: row[name] for name in names if name in row}
     picture = row["thumbnail"] or thumbnail_of(row["photo"][0])
     return {"name": line["path"], "problem": "", "thumbnail": picture} | numbers | kept

@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from realqa_utils.forms import scores, taxonomy
-from realqa_utils.forms.conversations import DIRECT, MIX
+from realqa_utils.forms.conversations import DIRECT
 from realqa_utils.images.photos import list_photos
 from realqa_utils.images.views import View
 from realqa_utils.measures.composite import Composite
@@ -50,6 +50,7 @@ class Summary:
     photographs: int
     scored_now: int  # by this process; the others were there before, or another process's
     unparsed: int  # of which the model, left to itself, would have written no score
+    off_form: int  # of which it would have written the attributes in another way
     problems: tuple[tuple[str, str], ...]  # path and reason
 
 
@@ -60,7 +61,7 @@ def score(
     *,
     digits: int = 3,
     view: View = WHOLE,
-    attributes: bool = False,
+    attributes: str = "",
     composite: Composite | None = None,
     calibration: Calibration | None = None,
     batch_size: int = 64,
@@ -69,8 +70,9 @@ def score(
 ) -> Summary | None:
     """Score photographs (`photos.list_photos`) and write `scores.csv`, `.parquet`, `index.html`.
 
-    `digits` and `view` are those that the model was trained with. `attributes` asks for all ten
-    too, as a `composite` does, which weighs them. Scores and intervals are those of `calibration`,
+    `digits` and `view` are those that the model was trained with. `attributes` names the form of
+    `folder_rows.ATTRIBUTE_FORMS` in which it was taught to tell all ten; a `composite` weighs them
+    and needs it. Scores and intervals are those of `calibration`,
     or else mean, 5 % and 95 % quantiles of the digits. `batch_size` is memory against speed, and
     changes scores by no more than float rounding. What was scored into `out` before is not scored
     again, unless the file has changed since. Of several processes, the first returns the summary.
@@ -78,7 +80,6 @@ def score(
     Raises FileNotFoundError and ValueError, before anything is scored, for a path that does not
     exist, no photograph at all, or an `out` that holds the scores of another run.
     """
-    attributes = attributes or composite is not None
     asking = Asking(digits, view, attributes, batch_size, thumbnails=page)
     _check(asking, composite, calibration)
     chosen, out = select(photos), Path(out)
@@ -109,6 +110,11 @@ def _check(asking: Asking, composite: Composite | None, calibration: Calibration
     scores.largest(asking.digits)
     if asking.batch_size < 1:
         raise ValueError(f"batch_size={asking.batch_size}: at least 1")
+    if asking.attributes and asking.attributes not in folder_rows.ATTRIBUTE_FORMS:
+        known = ", ".join(folder_rows.ATTRIBUTE_FORMS)
+        raise ValueError(f"attributes={asking.attributes!r} is no form of all ten; one of {known}")
+    if composite and not asking.attributes:
+        raise ValueError("a composite weighs attributes: name the form that asks for them")
     if composite and (strange := set(composite.names) - set(taxonomy.SCORED)):
         raise ValueError(f"the composite weighs {min(strange)!r}, which is no attribute")
     if calibration:
@@ -181,8 +187,8 @@ def _write(
     calibration: Calibration | None,
     page: bool,
 ) -> Summary:
-    wanted = folder_tables.columns(asking.attributes, composite is not None)
-    problems, counts = [], {"all": 0, "unparsed": 0}
+    wanted = folder_tables.columns(bool(asking.attributes), composite is not None)
+    problems, counts = [], {"all": 0, "unparsed": 0, "off_form": 0}
 
     def counted() -> Iterator:
         for chunk, frame in folder_tables.frames(rows(), wanted, composite, calibration):
@@ -190,6 +196,8 @@ def _write(
             problems.extend(zip(bad["path"], bad["problem"], strict=True))
             counts["all"] += len(frame)
             counts["unparsed"] += int((~frame["parsed"].dropna().astype(bool)).sum())
+            if asking.attributes:
+                counts["off_form"] += int((frame[folder_tables.LEFT].fillna("") != "").sum())
             yield chunk, frame
 
     folder_tables.write_tables(out, wanted, counted())
@@ -198,7 +206,7 @@ def _write(
         folder_tables.write_page(out / "index.html", asking.digits, wanted, chunks)
     else:
         (out / "index.html").unlink(missing_ok=True)  # of an earlier run, with other photographs
-    return Summary(out, counts["all"], 0, counts["unparsed"], tuple(problems))
+    return Summary(out, counts["all"], 0, counts["unparsed"], counts["off_form"], tuple(problems))
 
 
 # --- what the scores are of ----------------------------------------------------------------------
@@ -210,7 +218,7 @@ def _manifest(backbone: Backbone, model: str, asking: Asking) -> dict:
         "pixels": dict(backbone.image_processor.size),
         "digits": asking.digits,
         "form": DIRECT.name,
-        "attributes": MIX.name if asking.attributes else None,
+        "attributes": asking.attributes or None,
         "view": asdict(replace(asking.view, random=False)),  # of training only
         "code": hashes.of_code(DECISIVE),
     }

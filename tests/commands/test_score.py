@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_everything_that_can_be_given_arrives(model, album, tmp_path, monkeypatc
     arguments += ["--size", "56", "--short", "80", "--grid", "2"]
     assert score_command.main(arguments) == 0
     assert given == {
-        "digits": 1, "view": View(56, 80, 2), "attributes": True, "composite": weights,
+        "digits": 1, "view": View(56, 80, 2), "attributes": "cot_regular", "composite": weights,
         "calibration": curve, "batch_size": 7, "page": False,
     }  # fmt: skip
 
@@ -122,6 +123,12 @@ def test_a_model_that_was_trained_here_is_asked_as_it_was_taught(album, root, gi
     assert given["view"] == View(56, 80, 3, random=True)
     assert _run(album, folder, "--pixels", "repo") == 0
     assert given["view"] == PRESETS["repo"]
+    replace(known, form="direct_and_cot").save(folder)
+    for more, form in (
+        ([], ""), (["--attributes"], "cot_regular"), (["--attribute-form", "mix"], "mix")
+    ):  # fmt: skip
+        assert _run(album, folder, *more) == 0
+        assert given["attributes"] == form
     replace(known, form="mix").save(folder)
     with pytest.raises(ValueError, match=f"{folder.name} was taught the form 'mix', not to answer"):
         _run(album, folder)
@@ -131,6 +138,22 @@ def test_a_model_that_was_trained_here_is_asked_as_it_was_taught(album, root, gi
     (folder / taught.FILE).write_text('{"model": "mini"}')
     with pytest.raises(ValueError, match=r"realqa\.json is not as a training wrote it: .*'view'"):
         _run(album, folder)
+
+
+def test_attributes_of_a_model_that_was_taught_none_are_refused(
+    model, album, tmp_path, given, monkeypatch
+):
+    """It would fill in any form, with words that mean nothing."""
+    shutil.copytree(model, tmp_path / "model")
+    told = taught.Taught("", "next_token", "direct", 3, View())
+    told.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model was taught scores and no attributes.*train chain"):
+        _run(album, tmp_path / "model", "--attributes")
+    assert _run(album, tmp_path / "model", "--attribute-form", "cot_natural") == 0
+    assert given["attributes"] == "cot_natural"
+    composite.fit(np.eye(12, 9), np.arange(12.0), seed=0).save(tmp_path / "weights.json")
+    with pytest.raises(ValueError, match="was taught scores and no attributes"):
+        _run(album, tmp_path / "model", "--composite", str(tmp_path / "weights.json"))
 
 
 def test_an_adapter_goes_on_the_model_that_it_is_for(tiny_backbone, model, album, tmp_path, given):
@@ -193,14 +216,13 @@ def test_it_is_a_failure_where_no_photograph_has_a_score(model, album, tmp_path,
 
 
 def summary(**more) -> folders.Summary:
-    return folders.Summary(**{"out": Path("out"), "photographs": 9, "scored_now": 9} | more)
+    usual = {"out": Path("out"), "photographs": 9, "scored_now": 9, "unparsed": 0, "off_form": 0}
+    return folders.Summary(**usual | {"problems": ()} | more)
 
 
 def test_many_problems_are_counted_and_names_cannot_command_the_terminal():
     problems = [("a\x1b[2J\n.png", "empty"), *((f"{n}.png", "damaged") for n in range(60))]
-    told = score_command.report(
-        summary(photographs=100, unparsed=0, problems=tuple(problems)), 3
-    ).splitlines()
+    told = score_command.report(summary(photographs=100, problems=tuple(problems)), 3).splitlines()
     assert told[:2] == ["39 of 100 photographs have a score.", "Without a score:"]
     assert told[2] == "  a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}.png: empty"
     assert len(told) == 2 + score_command.SHOWN + 1
@@ -208,6 +230,8 @@ def test_many_problems_are_counted_and_names_cannot_command_the_terminal():
 
 
 def test_a_model_that_would_have_said_something_else_is_told():
-    told = score_command.report(summary(unparsed=4, problems=()), 2)
+    told = score_command.report(summary(unparsed=4), 2)
     assert "would have answered 4 of 9 in another form" in told and "trained for 2 digits" in told
-    assert "another form" not in score_command.report(summary(unparsed=0, problems=()), 2)
+    told = score_command.report(summary(off_form=3), 2)
+    assert "would have written the attributes of 3 of 9 in another way" in told
+    assert "another" not in score_command.report(summary(), 2)

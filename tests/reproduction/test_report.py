@@ -9,7 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -121,6 +124,25 @@ def test_a_notebook_is_shown_without_what_needs_a_script(pages):
     text = pages["05_digits.html"].text
     assert "a < b" in text and "0.9" in text and "kept" in text and "plain" in text
     assert "alert" not in text and "VBox" not in text and "Live in JupyterLab only." in text
+
+
+def test_words_in_a_table_may_wrap_and_numbers_may_not():
+    long = "a sentence that is longer than any interval"
+    frame = pd.DataFrame(
+        {"said": ["few words", long], "srcc": ["0.9 [0.8, 1.0]", "nan"], "n": [3, np.nan]},
+        index=["one", long],
+    )
+    table = BeautifulSoup(report.marked(frame.to_html()), "html.parser")
+    head, *rows = table("tr")
+    classes = [[cell.get("class") for cell in row("td")] for row in rows]
+    assert classes == [[["words"], None, None], [["words", "long"], None, None]]
+    assert [cell.get("class") for cell in head("th")] == [None, ["words"], None, None]
+    assert [row.th.get("class") for row in rows] == [None, ["long"]]
+    assert table.text == BeautifulSoup(frame.to_html(), "html.parser").text
+    assert report.marked("<table></table>") == "<table></table>"
+    two = pd.DataFrame({("a", "x"): ["words"], ("a", "y"): [0.5]})  # a heading over two columns
+    spanned = BeautifulSoup(report.marked(two.to_html()), "html.parser")
+    assert [cell.get("class") for cell in spanned("td")] == [["words"], None]
 
 
 def test_the_index_has_every_claim_with_its_verdict(pages):

@@ -44,6 +44,7 @@ def scored(name: str, score: float, number: int = 0, **more) -> dict:
         "composite": 10 - score, "chances": chances,
         "values": values | {"subject_background": "a lamp, behind it <b>a wall</b>"},
         "reasons": {"eye_catching": "it stands out", "composition": "it is level"},
+        "left": "subject_clutter" if number == 201 else "",
     }  # fmt: skip
     return photo | more
 
@@ -272,6 +273,14 @@ def test_a_click_shows_why(page):
     assert [" ".join(tier.split()) for tier in tiers] == ["tilted 25 %", "level 75 %"]
     assert "a lamp, behind it <b>a wall</b>" in panel.text_content()
     assert panel.locator("b").count() == 0
+    assert "Left to itself" not in panel.text_content()
+
+
+def test_attributes_that_the_model_would_not_write_itself_are_doubted(page):
+    page.locator("#text").fill("album/201.jpg")
+    page.locator(".card").click()
+    doubt = page.locator("dialog[open] .trouble-text").text_content()
+    assert "Left to itself it would write something else from “subject clutter” on" in doubt
 
 
 def test_the_keyboard_is_enough(page):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from realqa_utils.forms import taxonomy
-from realqa_utils.forms.conversations import MIX
 from realqa_utils.images.photos import open_photo
 from realqa_utils.images.views import View
 from realqa_utils.measures import composite
@@ -132,7 +132,14 @@ def test_nothing_runs_for_a_path_that_does_not_exist_or_no_photograph(tiny_backb
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"digits": 7}, "digits is 7"), ({"batch_size": 0}, "batch_size=0")]
+    ("options", "message"),
+    [
+        ({"digits": 7}, "digits is 7"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"attributes": "low"}, "attributes='low' is no form of all ten; one of mix, cot_natural"),
+        ({"attributes": True}, "attributes=True is no form"),
+        ({"composite": SimpleNamespace(names=())}, "composite weighs attributes: name the form"),
+    ],
 )
 def test_options_that_cannot_be_are_refused_first(tiny_backbone, world, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
@@ -231,11 +238,16 @@ def test_windows_are_averaged(tiny_backbone, world, tmp_path):
         np.testing.assert_allclose(frame[name], means, atol=1e-5)
 
 
-def test_attributes_are_those_that_fill_the_form(tiny_backbone, world, tmp_path):
-    run(tiny_backbone, world / "beach" / "old", tmp_path, attributes=True)
+@pytest.mark.parametrize("name", ["mix", "cot_regular"])
+def test_attributes_are_those_that_fill_the_form(tiny_backbone, world, tmp_path, name):
+    form = folder_rows.ATTRIBUTE_FORMS[name]
+    summary = run(tiny_backbone, world / "beach" / "old", tmp_path, attributes=name)
     frame = table(tmp_path).query("problem == ''").reset_index(drop=True)
     images = [open_photo(path) for path in frame["path"]]
-    for row, said in enumerate(form_filling.fill(tiny_backbone, images, MIX)):
+    filled = form_filling.fill(tiny_backbone, images, form, digits=2)
+    assert list(frame["form_left_at"]) == [said.left for said in filled]
+    assert summary.off_form == sum(not said.follows for said in filled) > 0
+    for row, said in enumerate(filled):
         for name, chances in said.probabilities.items():
             attribute, label = taxonomy.BY_NAME[name], said.parsed.values[name]
             scale = attribute.kind == "score"
@@ -253,7 +265,7 @@ def fitted_composite() -> composite.Composite:
 
 def test_a_composite_weighs_the_attributes(tiny_backbone, world, tmp_path):
     weights = fitted_composite()
-    run(tiny_backbone, world / "beach", tmp_path, composite=weights, page=False)
+    run(tiny_backbone, world / "beach", tmp_path, attributes="mix", composite=weights, page=False)
     frame = table(tmp_path)
     assert frame["composite"].isna().tolist() == (frame["problem"] != "").tolist()
     good = frame[frame["problem"] == ""]
@@ -422,7 +434,7 @@ def test_only_new_and_changed_photographs_are_scored(tiny_backbone, album, tmp_p
     ("key", "change"),
     [
         ("digits", {"digits": 3}),
-        ("attributes", {"attributes": True}),
+        ("attributes", {"attributes": "mix"}),
         ("view", {"view": View(short=100)}),
         ("pixels", {"view": View(56, 100)}),
     ],
