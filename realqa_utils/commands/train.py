@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(f"weights: {folder}")
         if options.what != "attributes":
-            print(f"scores:  realqa score PHOTOS --model {folder} --out DIR")
+            more = " --attributes" if options.what == "chains" else ""
+            print(f"scores:  realqa score PHOTOS --model {folder}{more} --out DIR")
         if (out / "ncm.csv").exists():
             print(f"NCM:     {out / 'ncm.csv'} (realqa curves {out / 'ncm.csv'})")
     return 0
