@@ -139,6 +139,29 @@ def noise(table: pd.DataFrame, marks: Mapping[str, float], level: float) -> Figu
     return figure
 
 
+def lengths(table: pd.DataFrame) -> Figure:
+    """SRCC against the steps of a training, a line a model and form, a panel a way of reading."""
+    lines = list(dict.fromkeys(zip(table["model"], table["form"], strict=True)))
+    figure, axes = plt.subplots(
+        1, 2, figsize=(10.6, 4.4), sharex=True, sharey=True, layout="constrained"
+    )
+    for axis, read in zip(axes, READS, strict=True):
+        for (model, form), colour in zip(lines, sns.color_palette("husl", len(lines)), strict=True):
+            keys = (table["model"] == model) & (table["form"] == form) & (table["read"] == read)
+            part = table[keys].sort_values("steps")
+            label = f"{model}, asked: {form}"
+            axis.plot(part["steps"], part["estimate"], "o-", color=colour, label=label)
+            axis.fill_between(
+                part["steps"], part["low"], part["high"], color=colour, alpha=0.12, lw=0
+            )
+        axis.set(title=read, xlabel="training steps", xscale="log")
+        axis.set_xticks(steps := sorted(set(table["steps"])), [f"{n:,}" for n in steps])
+        axis.minorticks_off()
+    axes[0].set_ylabel("SRCC")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def ceilings(table: pd.DataFrame, sets: Sequence[str]) -> Figure:
     """What rounding alone leaves of the SRCC: one line a set over ways of writing a score.
 

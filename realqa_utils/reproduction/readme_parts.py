@@ -190,6 +190,19 @@ def _objectives(table: pd.DataFrame, path: Path) -> str:
     return paragraphs(head, grid, _verdicts(path, claim, "read", "model"))
 
 
+def _lengths(table: pd.DataFrame, path: Path) -> str:
+    asked = table["model"] + ", asked: " + table["form"] + ", " + table["read"]
+    table = table.assign(row=asked)
+    head = (
+        f"**Chains trained longer, on `{_record(path)['profile']}`**: SRCC [95 % interval] by "
+        "training steps, and with chains minus without at equal steps (`realqa chain-length`)."
+    )
+    is_plain = table["metric"] == "srcc"
+    found = _grid(table[is_plain], "row", "steps", "trained on")
+    minus = _grid(table[~is_plain], "row", "steps", "minus direct only", "+.3f")
+    return paragraphs(head, found, minus)
+
+
 def _chains(table: pd.DataFrame, path: Path) -> str:
     record, table = _record(path), table[table["metric"] == "srcc"]
     table = table.assign(row=table["model"] + ", asked: " + table["form"])
@@ -279,6 +292,7 @@ NOTEBOOKS = (
     ("mini", "07_regression_and_levels", _objectives),
     ("photos", "07_regression_and_levels", _objectives),
     ("mini", "08_chain_of_thought", _chains),
+    ("mini", "chain_length", _lengths),
     ("mini", "09_sota_comparison", _domains),
     ("mini", "12_cost_and_speed", _cost),
 )
