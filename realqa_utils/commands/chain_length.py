@@ -15,12 +15,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     profile, times = get_profile(options.profile), _times(options.times)
-    from realqa_utils.experiments import chain_length, scorers  # seconds
+    import pandas as pd  # seconds, with those below
+
+    from realqa_utils.experiments import chain_length, scorers
     from realqa_utils.plotting import comparison_plots, plots
     from realqa_utils.records import results
 
     watch, tests = results.Stopwatch(), [split.test for split in scorers.splits(profile)]
-    found = chain_length.table(profile, chain_length.readings(profile, times), options.seed)
+    own, others = chain_length.readings(profile, times), chain_length.unseen(profile, times)
+    home = chain_length.table(profile, own, options.seed)
+    found = pd.concat([home, chain_length.unseen_table(profile, others, options.seed)])
     plots.use_style()
     figures = {"": comparison_plots.lengths(found[found["metric"] == "srcc"])}
     facts = scorers.facts(profile, tests, profile.chains, watch)

@@ -39,6 +39,12 @@ def readings(profile: Profile, times: Sequence[int] = TIMES) -> Readings:
     return found
 
 
+def unseen(profile: Profile, times: Sequence[int] = TIMES) -> dict[int, cross_domain.Readings]:
+    """The readings of notebook 09, of every length: the same models on the sets they never saw."""
+    tables, _ = cross_domain.tests(profile)
+    return {t: cross_domain.readings(_longer(profile, t), tables) for t in times}
+
+
 def _longer(profile: Profile, times: int) -> Profile:
     return replace(profile, chains=replace(profile.chains, steps=times * profile.chains.steps))
 
@@ -58,6 +64,19 @@ def table(profile: Profile, found: Readings, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def unseen_table(
+    profile: Profile, found: Mapping[int, cross_domain.Readings], seed: int
+) -> pd.DataFrame:
+    """With chains minus without over all unseen sets, as further rows of `table`."""
+    parts = [pd.DataFrame()]
+    for times, frames in found.items():
+        judged = cross_domain.verdicts(profile, frames, seed)
+        facts = {"model": REASONED, "metric": MINUS, "steps": times * profile.chains.steps}
+        part = judged[judged["dataset"] == cross_domain.UNSEEN]
+        parts.append(part.assign(**facts, form=cross_domain.ASKED[REASONED]))
+    return pd.concat(parts).drop(columns=["unseen", "verdict"], errors="ignore")
+
+
 def kept(profile: Profile) -> pd.DataFrame:
     """The table that the command has left for a profile; empty where there is none."""
     path = provenance.home() / "figures" / profile.name / f"{STEM}.csv"
@@ -71,6 +90,7 @@ def shown(table: pd.DataFrame, metric: str = "srcc") -> pd.DataFrame | str:
     part = table[table["metric"] == metric]
     cells = [f"{r.estimate:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in part.itertuples()]
     names = part["model"] + ", asked: " + part["form"]
+    names += [f", {d}" if d == cross_domain.UNSEEN else "" for d in part["dataset"]]
     wide = part.assign(cell=cells, model=names).pivot(
         index=["model", "read"], columns="steps", values="cell"
     )

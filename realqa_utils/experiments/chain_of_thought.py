@@ -200,7 +200,7 @@ def save(
         profile,
         BEATS,
         notebook="08",
-        measured=f"{row['dataset']}, regular form, greedy",
+        measured=f"{row['dataset']}, regular form, greedy, {profile.chains.steps} steps",
         **row[results.FOUND],
         seeds=profile.seeds,
     )

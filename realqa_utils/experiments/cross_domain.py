@@ -31,6 +31,7 @@ CLAIM = "S47-cross-domain"
 PROTOCOLS = {
     "koniq": "official", "spaq": "all", "livec": "all", "ava": "common", "tad66k": "official",
 }  # fmt: skip
+UNSEEN = "all unseen sets"  # in place of a set's name
 LEAST = 30  # photographs of a real set: a rank correlation of fewer says nothing
 ASKED = {DIRECT: "direct", REASONED: "cot_regular"}
 Readings = Mapping[tuple[str, str], Sequence[pd.DataFrame]]  # (model, tested on) -> one a seed
@@ -168,7 +169,7 @@ def verdicts(profile: Profile, found: Readings, seed: int) -> pd.DataFrame:
             rows.append(_row(profile, interval, name, read, name != home))
         if unseen:
             interval = _over_sets(profile, found, unseen, read, seed)
-            rows.append(_row(profile, interval, "all unseen sets", read, True))
+            rows.append(_row(profile, interval, UNSEEN, read, True))
     return pd.DataFrame(rows)
 
 
@@ -199,13 +200,13 @@ def save(
     facts = scorers.facts(profile, tables.values(), profile.chains, watch)
     folder = results.save_parts(NOTEBOOK, profile, parts, figures, **facts)
     judged = parts["verdicts"]
-    chosen = judged[(judged["dataset"] == "all unseen sets") & (judged["read"] == "greedy")]
+    chosen = judged[(judged["dataset"] == UNSEEN) & (judged["read"] == "greedy")]
     for row in chosen.to_dict("records"):
         results.record_claim(
             profile,
             CLAIM,
             notebook="09",
-            measured="mean over unseen sets, regular form, greedy",
+            measured=f"mean over unseen sets, regular form, greedy, {profile.chains.steps} steps",
             **{key: row[key] for key in [*results.FOUND, "seeds"]},
         )
     return folder

@@ -191,8 +191,10 @@ def _objectives(table: pd.DataFrame, path: Path) -> str:
 
 
 def _lengths(table: pd.DataFrame, path: Path) -> str:
+    home = table["dataset"].iloc[0]
     asked = table["model"] + ", asked: " + table["form"] + ", " + table["read"]
-    table = table.assign(row=asked)
+    away = [f", {name}" if name != home else "" for name in table["dataset"]]
+    table = table.assign(row=asked + away)
     head = (
         f"**Chains trained longer, on `{_record(path)['profile']}`**: SRCC [95 % interval] by "
         "training steps, and with chains minus without at equal steps (`realqa chain-length`)."

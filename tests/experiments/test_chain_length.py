@@ -47,6 +47,28 @@ def test_every_length_is_compared_with_direct_answers_of_the_same_length(found):
     assert set(table.loc[table["metric"] == MINUS, "model"]) == {REASONED}
 
 
+def test_unseen_sets_are_one_row_a_length_and_way_of_reading():
+    sets, wide = ("home", "far", "farther"), {1: 2.0, 3: 0.5}
+    found = {
+        t: {
+            (model, name): readings(noise if model == REASONED else 1.0, n + t)
+            for n, name in enumerate(sets)
+            for model in (REASONED, DIRECT)
+        }
+        for t, noise in wide.items()
+    }
+    rows = chain_length.unseen_table(PROFILE, found, 0)
+    assert list(rows["steps"]) == [320, 320, 960, 960]
+    judged = cross_domain.verdicts(PROFILE, found[3], 0).query("dataset == 'all unseen sets'")
+    assert list(rows["estimate"][2:]) == list(judged["estimate"])
+    assert (rows["estimate"][:2] < 0).all() and (rows["estimate"][2:] > 0).all()
+    assert not {"unseen", "verdict"} & set(rows) and set(rows["metric"]) == {MINUS}
+    alone = {1: {(model, "home"): readings(1.0, 0) for model in (REASONED, DIRECT)}}
+    assert chain_length.unseen_table(PROFILE, alone, 0).empty
+    shown = chain_length.shown(rows, MINUS)
+    assert {name for name, _ in shown.index} == {f"{REASONED}, asked: cot_regular, all unseen sets"}
+
+
 def test_the_figure_has_a_line_for_every_training_and_form(found):
     table = chain_length.table(PROFILE, found, 0).query("metric == 'srcc'")
     figure = comparison_plots.lengths(table)
