@@ -72,13 +72,14 @@ def score(
 
     `digits` and `view` are those that the model was trained with. `attributes` names the form of
     `folder_rows.ATTRIBUTE_FORMS` in which it was taught to tell all ten; a `composite` weighs them
-    and needs it. Scores and intervals are those of `calibration`,
-    or else mean, 5 % and 95 % quantiles of the digits. `batch_size` is memory against speed, and
-    changes scores by no more than float rounding. What was scored into `out` before is not scored
-    again, unless the file has changed since. Of several processes, the first returns the summary.
+    and needs it. Scores and intervals are those of `calibration`, or else mean, 5 % and 95 %
+    quantiles of the digits. `batch_size` is memory against speed, and changes scores by no more
+    than float rounding. What was scored into `out` before is not scored again, unless the file has
+    changed since. Of several processes, the first returns the summary.
 
     Raises FileNotFoundError and ValueError, before anything is scored, for a path that does not
-    exist, no photograph at all, or an `out` that holds the scores of another run.
+    exist, no photograph at all, a form that does not ask for all ten, a composite without one, or
+    an `out` that holds the scores of another run.
     """
     asking = Asking(digits, view, attributes, batch_size, thumbnails=page)
     _check(asking, composite, calibration)
