@@ -19,6 +19,7 @@ from realqa_utils.records import provenance, results
 
 NOTEBOOK = "11_scoreboard"
 NOT_RUN = "not run"
+LONGER = ", longer"  # behind the name of a profile: what `realqa lengths` found
 #: Units of estimates; ranks have no unit, so the first two may share an axis.
 DIFFERENCE, CORRELATION, SQUARED = "difference of SRCC", "rank correlation", "squared points"
 #: Claim -> a short title, the unit of its estimate, the notebook that judges it.
@@ -52,17 +53,23 @@ def profiles_with_claims(first: str, figures: Path) -> tuple[str, ...]:
 def board(profiles: Sequence[str], figures: Path) -> pd.DataFrame:
     """All claims of the paper, a row a claim and profile: `not run` where nothing was recorded.
 
+    Claims that were judged with longer trainings too have a further row each, whose profile ends
+    with `LONGER`.
+
     Columns are those of `claims.csv`, and profile, title, unit. Raises ValueError, naming the
     file, for missing columns and for an unknown claim or verdict.
     """
-    recorded = {profile: _recorded(figures / profile / "claims.csv") for profile in profiles}
-    rows = []
+    rows, recorded = [], {}
+    for profile in profiles:
+        recorded[profile] = _recorded(results.claims_file(figures / profile))
+        recorded[profile + LONGER] = _recorded(results.claims_file(figures / profile, longer=True))
     for claim, (title, unit, notebook) in CLAIMS.items():
         empty = {"claim": claim, "notebook": notebook, "statement": paper.CLAIMS[claim],
                  "n": pd.NA, "seeds": "", "verdict": NOT_RUN}  # fmt: skip
         for profile, found in recorded.items():
             row = empty | found.get(claim, {})
-            rows.append(row | {"profile": profile, "title": title, "unit": unit})
+            if claim in found or not profile.endswith(LONGER):
+                rows.append(row | {"profile": profile, "title": title, "unit": unit})
     columns = [*results.CLAIM_COLUMNS, "profile", "title", "unit"]
     kinds = {"n": "Int64"} | dict.fromkeys(("estimate", "low", "high"), float)
     return pd.DataFrame(rows, columns=columns).astype(kinds)
@@ -108,6 +115,7 @@ def shown(board: pd.DataFrame) -> pd.DataFrame:
     said = [f"{row['verdict']} {measured(row)}".strip() for row in board.to_dict("records")]
     wide = board.assign(said=said).pivot(index="claim", columns="profile", values="said")
     wide = wide.loc[board["claim"].unique(), board["profile"].unique()].rename_axis(columns=None)
+    wide = wide.fillna("")
     wide.insert(0, "statement", wide.index.map(paper.CLAIMS))
     return wide
 
@@ -117,7 +125,8 @@ def summary(board: pd.DataFrame) -> str:
     lines = []
     for profile, part in board.groupby("profile", sort=False):
         counts = part["verdict"].value_counts()
-        said = [f"{verdict} {counts.get(verdict, 0)}" for verdict in (*paper.VERDICTS, NOT_RUN)]
+        known = paper.VERDICTS if profile.endswith(LONGER) else (*paper.VERDICTS, NOT_RUN)
+        said = [f"{verdict} {counts.get(verdict, 0)}" for verdict in known]
         lines.append(f"{profile}: {', '.join(said)} of {len(part)} claims.")
         for verdict in ("fails", "undecided"):
             lines += [
@@ -191,8 +200,9 @@ def save(
     detail = own["statement"].str.extract(r"\[(.*)\]$")[0]
     own = own.assign(dataset=own["profile"], model=detail.fillna(""), metric=own["unit"])
     beside = pd.concat([part.assign(table=number) for number, part in tables.items()])
-    names = ["claims", *dict.fromkeys(comparison.SHOWN_BY.values())]
-    read = [figures / profile.name / f"{name}.csv" for name in names]
+    folder = figures / profile.name
+    read = [results.claims_file(folder), results.claims_file(folder, longer=True)]
+    read += [folder / f"{name}.csv" for name in dict.fromkeys(comparison.SHOWN_BY.values())]
     facts = {
         "seeds": profile.seeds,
         "n": int((own["verdict"] != NOT_RUN).sum()),

@@ -159,8 +159,8 @@ def noise_figure(noise: pd.DataFrame, checked: pd.DataFrame, table: pd.DataFrame
 
 def verdicts(profile: Profile, dataset: str, found: Readings, seed: int) -> pd.DataFrame:
     """Paired difference of SRCC: with chains, asked in each form, minus each way without."""
-    rows = []
-    for against, form, read in product((DIRECT, BRIEF), FORMS, ("greedy", "expected")):
+    rows, others = [], [name for name in (DIRECT, BRIEF) if (name, "direct") in found]
+    for against, form, read in product(others, FORMS, ("greedy", "expected")):
         interval = evaluation.difference(
             "srcc", found[REASONED, form], found[against, "direct"], read, seed, profile.resamples
         )

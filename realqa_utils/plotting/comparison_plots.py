@@ -140,25 +140,27 @@ def noise(table: pd.DataFrame, marks: Mapping[str, float], level: float) -> Figu
 
 
 def lengths(table: pd.DataFrame) -> Figure:
-    """SRCC against the steps of a training, a line a model and form, a panel a way of reading."""
-    lines = list(dict.fromkeys(zip(table["model"], table["form"], strict=True)))
+    """SRCC against the steps of a training: a line a `row`, a panel a way of reading (`read`)."""
+    names = list(dict.fromkeys(table["row"]))
+    panels = {"": table}
+    if "read" in table:
+        panels = {read: table[table["read"] == read] for read in READS}
     figure, axes = plt.subplots(
-        1, 2, figsize=(10.6, 4.4), sharex=True, sharey=True, layout="constrained"
-    )
-    for axis, read in zip(axes, READS, strict=True):
-        for (model, form), colour in zip(lines, sns.color_palette("husl", len(lines)), strict=True):
-            keys = (table["model"] == model) & (table["form"] == form) & (table["read"] == read)
-            part = table[keys].sort_values("steps")
-            label = f"{model}, asked: {form}"
-            axis.plot(part["steps"], part["estimate"], "o-", color=colour, label=label)
+        1, len(panels), figsize=(8.6 if len(panels) == 1 else 10.6, 4.4), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis, (read, rows) in zip(axes[0], panels.items(), strict=True):
+        for name, colour in zip(names, sns.color_palette("husl", len(names)), strict=True):
+            part = rows[rows["row"] == name].sort_values("steps")
+            axis.plot(part["steps"], part["estimate"], "o-", color=colour, label=name)
             axis.fill_between(
                 part["steps"], part["low"], part["high"], color=colour, alpha=0.12, lw=0
             )
         axis.set(title=read, xlabel="training steps", xscale="log")
         axis.set_xticks(steps := sorted(set(table["steps"])), [f"{n:,}" for n in steps])
         axis.minorticks_off()
-    axes[0].set_ylabel("SRCC")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    axes[0, 0].set_ylabel("SRCC")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -23,18 +23,20 @@ AXES = {False: "SRCC: a difference, or a correlation", True: SQUARED}
 def forest(board: pd.DataFrame) -> Figure:
     """Every claim of `scoreboard.board`: its interval on the axis of its unit, a marker a profile.
 
-    Beside it stand verdict and numbers. Right of the line at zero supports the claim.
+    Beside it stand verdict and numbers. Right of the line at zero supports the claim. A profile on
+    which a claim was not run has no line there.
     """
     facets = {squared: part for squared, part in board.groupby(board["unit"] == SQUARED)}
     claims = [part["claim"].nunique() for part in facets.values()]
     profiles = list(dict.fromkeys(board["profile"]))
-    block = BLOCK * max(1, len(profiles) / 2)  # two lines of text fit into a block
+    most = max(2, *board.loc[board["verdict"] != NOT_RUN, "claim"].value_counts(), 0)
+    block = BLOCK * most / 2  # two lines of text fit into a block
     figure, axes = plt.subplots(
         len(facets), 1, figsize=(WIDTH, block * sum(claims) + 0.75 * len(facets) + 0.4),
         height_ratios=claims, squeeze=False, layout="constrained",
     )  # fmt: skip
     for axis, (squared, part) in zip(axes[:, 0], facets.items(), strict=True):
-        _facet(axis, part, profiles)
+        _facet(axis, part, profiles, 1 / most)
         axis.set_xlabel(AXES[squared], fontsize=10.5)
     figure.legend(handles=_handles(profiles), loc="outside upper left", ncols=6, frameon=False,
                   fontsize=10, handletextpad=0.3, columnspacing=1.2)  # fmt: skip
@@ -51,19 +53,18 @@ def _handles(profiles: list[str]) -> list[Line2D]:
     return [Line2D([], [], ls="", marker=mark, color=INK, label=label) for label, mark in shown]
 
 
-def _facet(axis, part: pd.DataFrame, profiles: list[str]) -> None:
+def _facet(axis, part: pd.DataFrame, profiles: list[str], step: float) -> None:
     claims = list(dict.fromkeys(part["claim"]))
-    step = 1 / max(2, len(profiles))
     axis.axvline(0, color=INK, lw=1)
     for y, (_, rows) in enumerate(part.groupby("claim", sort=False)):
         _heading(axis, y, rows.iloc[0])
         if (rows["verdict"] == NOT_RUN).all():
             _words(axis, y, NOT_RUN, NOT_RUN)
             continue
-        for row in rows.to_dict("records"):
-            number = profiles.index(row["profile"])
-            shift = step * (number - (len(profiles) - 1) / 2)
-            _interval(axis, y + shift, row, number, len(profiles) > 1)
+        found = rows[rows["verdict"] != NOT_RUN].to_dict("records")
+        for line, row in enumerate(found):
+            shift = step * (line - (len(found) - 1) / 2)
+            _interval(axis, y + shift, row, profiles.index(row["profile"]), len(profiles) > 1)
     axis.set(ylim=(len(claims) - 0.5, -0.5), yticks=[])
     axis.hlines(np.arange(1, len(claims)) - 0.5, 0, 1, transform=axis.get_yaxis_transform(),
                 color="#e4e7eb", lw=0.8)  # fmt: skip

@@ -37,10 +37,10 @@ FOUND = ["estimate", "low", "high", "n"]
 Seeds = int | Sequence[int]
 
 __all__ = [
-    "CLAIM_COLUMNS", "FOUND", "TABLE_COLUMNS", "Stopwatch", "claims", "figure_dir", "file_hash",
-    "home", "once", "provenance", "record_claim", "root", "run_dir", "save", "save_figure",
-    "save_parts", "source_hash", "write_atomically", "write_bytes", "write_folder", "write_json",
-    "write_table", "write_text",
+    "CLAIM_COLUMNS", "FOUND", "TABLE_COLUMNS", "Stopwatch", "claims", "claims_file",
+    "figure_dir", "file_hash", "home", "once", "provenance", "record_claim", "root", "run_dir",
+    "save", "save_figure", "save_parts", "source_hash", "write_atomically", "write_bytes",
+    "write_folder", "write_json", "write_table", "write_text",
 ]  # fmt: skip
 
 
@@ -274,8 +274,11 @@ def record_claim(
     seeds: Seeds,
     measured: str = "",
     verdict: str | None = None,
+    longer: bool = False,
 ) -> str:
     """Put what was found about `claim` into `figures/<profile>/claims.csv`: one row per claim.
+
+    What `longer` trainings gave than those of the notebook stands in `claims_longer.csv`.
 
     `estimate` is the difference that the claim says is positive, [`low`, `high`] its interval.
     `measured` says of what, and stands in brackets behind the paper's statement; `verdict` follows
@@ -295,15 +298,20 @@ def record_claim(
               _seeds_text(seeds), verdict)  # fmt: skip
     row = pd.DataFrame([values], columns=CLAIM_COLUMNS)
     with FileLock(run_dir(profile) / "claims.lock"):
-        known = claims(profile)
+        known = claims(profile, longer)
         table = pd.concat([known[known["claim"] != claim], row]) if len(known) else row
-        write_table(figure_dir(profile) / "claims.csv", table.sort_values("claim"))
+        write_table(claims_file(figure_dir(profile), longer), table.sort_values("claim"))
     return verdict
 
 
-def claims(profile: str | Profile) -> pd.DataFrame:
+def claims_file(folder: Path, longer: bool = False) -> Path:
+    """Where the claims of the profile stand whose figures are in `folder`."""
+    return folder / ("claims_longer.csv" if longer else "claims.csv")
+
+
+def claims(profile: str | Profile, longer: bool = False) -> pd.DataFrame:
     """The claims recorded so far for `profile`: a table with `CLAIM_COLUMNS`, perhaps empty."""
-    path = figure_dir(profile) / "claims.csv"
+    path = claims_file(figure_dir(profile), longer)
     if not path.exists():
         return pd.DataFrame(columns=CLAIM_COLUMNS)
     return pd.read_csv(path, dtype={"notebook": str, "seeds": str})

@@ -27,6 +27,8 @@ from realqa_utils.reproduction.parameters import cells
 PATTERN = "[0-9][0-9]_*.ipynb"
 #: Numbers of the notebooks that read the results of all others, and so come last.
 READERS = ("11",)
+#: Results that a notebook shows and does not make: `realqa lengths` does.
+SHOWN = {"03": "granularity_length", "08": "chain_length"}
 #: Of those that compute little: one core each on a cluster too.
 LIGHT = ("00", "01", "11")
 LITTLE = 120.0  # core seconds of one of them of which no run is recorded
@@ -170,7 +172,8 @@ def _told(stem: str, name: str, profile: str) -> dict[str, str]:
     }
     mine = [path for path in place.iterdir() if is_of(path, stem)]
     read = place.parent.glob("*/*.csv") if stem[:2] in READERS else []
-    for path in sorted({*mine, *read}):
+    shown = place.glob(f"{SHOWN[stem[:2]]}.csv") if stem[:2] in SHOWN else []
+    for path in sorted({*mine, *read, *shown}):
         key = path.relative_to(place.parent).as_posix()
         told[key] = provenance.file_hash(path) if path.suffix == ".csv" else ""
     return told

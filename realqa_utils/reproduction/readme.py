@@ -57,7 +57,8 @@ def _claims(figures: Path) -> str:
     head = (
         "**Claims** of the paper, each stated so that a positive estimate supports it, with what "
         "was measured in brackets: `holds` where the 95 % interval lies above zero, `fails` where "
-        "it lies below. A profile without a row was not run."
+        "it lies below. A profile without a row was not run; *longer*: with the trainings of "
+        "`realqa lengths`."
     )
     header = "claim | statement | profile | verdict | estimate | unit | n | seeds | notebook"
     return paragraphs(head, lines(header, *found_rows))

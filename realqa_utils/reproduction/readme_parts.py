@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from realqa_utils.claims.comparison import cell
+from realqa_utils.experiments import training_length
 from realqa_utils.model import backbone
 
 # --- pieces --------------------------------------------------------------------------------------
@@ -190,19 +191,28 @@ def _objectives(table: pd.DataFrame, path: Path) -> str:
     return paragraphs(head, grid, _verdicts(path, claim, "read", "model"))
 
 
-def _lengths(table: pd.DataFrame, path: Path) -> str:
-    home = table["dataset"].iloc[0]
-    asked = table["model"] + ", asked: " + table["form"] + ", " + table["read"]
-    away = [f", {name}" if name != home else "" for name in table["dataset"]]
-    table = table.assign(row=asked + away)
+def _longer_chains(table: pd.DataFrame, path: Path) -> str:
     head = (
         f"**Chains trained longer, on `{_record(path)['profile']}`**: SRCC [95 % interval] by "
-        "training steps, and with chains minus without at equal steps (`realqa chain-length`)."
+        "training steps, and with chains minus without (`realqa lengths chains`)."
     )
-    is_plain = table["metric"] == "srcc"
-    found = _grid(table[is_plain], "row", "steps", "trained on")
-    minus = _grid(table[~is_plain], "row", "steps", "minus direct only", "+.3f")
-    return paragraphs(head, found, minus)
+    return _lengths(head, table)
+
+
+def _longer_granularity(table: pd.DataFrame, path: Path) -> str:
+    head = (
+        f"**Notebook 03 with longer trainings, on `{_record(path)['profile']}`**: mean SRCC [95 % "
+        "interval] over the nine attributes by training steps, and all forms together minus "
+        "others (`realqa lengths granularity`)."
+    )
+    return _lengths(head, table)
+
+
+def _lengths(head: str, table: pd.DataFrame) -> str:
+    table = training_length.labelled(table)
+    models, others = training_length.models(table), training_length.differences(table)
+    grid = _grid(models, "row", "steps", "trained on")
+    return paragraphs(head, grid, _grid(others, "row", "steps", "difference", "+.3f"))
 
 
 def _chains(table: pd.DataFrame, path: Path) -> str:
@@ -287,6 +297,7 @@ NOTEBOOKS = (
     ("mini", "02_attribute_extraction", _attributes),
     ("photos", "02_attribute_extraction_transfer", _transfer),
     ("mini", "03_training_granularity", _granularity),
+    ("mini", "granularity_length", _longer_granularity),
     ("mini", "04_number_sorting", _sorting),
     ("mini", "05_digit_count", _digit_count),
     ("photos", "05_digit_count", _digit_count),
@@ -294,7 +305,7 @@ NOTEBOOKS = (
     ("mini", "07_regression_and_levels", _objectives),
     ("photos", "07_regression_and_levels", _objectives),
     ("mini", "08_chain_of_thought", _chains),
-    ("mini", "chain_length", _lengths),
+    ("mini", "chain_length", _longer_chains),
     ("mini", "09_sota_comparison", _domains),
     ("mini", "12_cost_and_speed", _cost),
 )

@@ -164,7 +164,8 @@ def _index(notebooks: Mapping[str, NotebookNode], profile: str) -> str:
         "<h2>Notebooks</h2>",
     ]
     for stem, notebook in notebooks.items():
-        own = [path for path in _files(profile) if graph.is_of(path, stem)]
+        shown = graph.SHOWN.get(stem[:2])
+        own = [p for p in _files(profile) if graph.is_of(p, stem) or p.stem == shown]
         parts.append(_entry(stem, _title(notebook, stem), own, bool(graph.stamps(stem, profile))))
     return "\n".join(parts)
 
@@ -188,12 +189,15 @@ def _entry(stem: str, title: str, files: Sequence[Path], current: bool) -> str:
 
 
 def _claims(profile: str, pages: Mapping[str, str]) -> str:
-    """Every claim of the paper with its verdict; `not run` where nothing was recorded."""
-    found = results.claims(profile).set_index("claim")
-    rows = [
-        _claim(statement, found.loc[claim] if claim in found.index else None, pages)
-        for claim, statement in paper.CLAIMS.items()
-    ]
+    """Every claim of the paper with its verdict; `not run` where nothing was recorded.
+
+    A further row tells what longer trainings made of it.
+    """
+    found = [results.claims(profile, longer).set_index("claim") for longer in (False, True)]
+    rows = []
+    for claim, statement in paper.CLAIMS.items():
+        own = [table.loc[claim] for table in found if claim in table.index]
+        rows += [_claim(statement, row, pages) for row in own or [None]]
     head = "<tr><th>claim</th><th>estimate [95 % interval]</th><th>verdict</th></tr>"
     return (
         f'<div class="wide"><table class="claims"><thead>{head}</thead>'

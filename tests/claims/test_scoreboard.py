@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -57,6 +59,28 @@ def test_board_has_every_claim_and_profile(figures):
     missing = board[board["verdict"] == NOT_RUN]
     assert missing["estimate"].isna().all() and missing["n"].isna().all()
     assert missing["statement"].equals(missing["claim"].map(paper.CLAIMS))
+
+
+def test_claims_judged_with_longer_trainings_have_a_row_more(figures):
+    claim = {"notebook": "07", "n": 400, "seeds": (0, 1, 2), "longer": True}
+    results.record_claim(
+        "mini", "S46-next-token-vs-regression", estimate=0.1, low=0.05, high=0.2, **claim
+    )
+    board = scoreboard.board(("mini", "photos"), figures)
+    assert len(board) == 23
+    longer = board[board["profile"] == "mini" + scoreboard.LONGER]
+    assert longer["verdict"].tolist() == ["holds"] and longer["title"].notna().all()
+    assert board.query("profile == 'mini' and verdict == 'fails'")["claim"].tolist() == [
+        "S46-next-token-vs-regression"
+    ]
+    shown = scoreboard.shown(board)
+    assert shown.columns.tolist() == ["statement", "mini", "photos", "mini, longer"]
+    assert shown["mini, longer"].value_counts()[""] == 10
+    said = scoreboard.summary(board)
+    assert "mini, longer: holds 1, fails 0, undecided 0 of 1 claims." in said.splitlines()
+    figure = scoreboard_plots.forest(board)
+    plt.close(figure)
+    assert scoreboard.profiles_with_claims("mini", figures) == ("mini", "photos")
 
 
 def test_without_any_result_all_is_not_run_and_nothing_is_made(tmp_path):
@@ -172,18 +196,27 @@ def test_every_estimate_stands_where_its_numbers_say(drawn):
 
 def test_what_was_not_run_is_listed(drawn):
     one, two = drawn("mini"), drawn("mini", "photos")
-    assert sum(words(axis).count(NOT_RUN) for axis in one.axes) == 8
-    both = [word for axis in two.axes for word in words(axis) if NOT_RUN in word]
-    # eight claims on neither profile, and two on `mini` only
-    assert both.count(NOT_RUN) == 8 and len(both) == 10
+    for figure in (one, two):  # eight claims on neither profile
+        assert sum(words(axis).count(NOT_RUN) for axis in figure.axes) == 8
     empty = drawn("smoke")
     assert all(axis.get_xlim() == (-1, 1) and not axis.containers for axis in empty.axes)
 
 
-def test_more_profiles_take_more_room(drawn):
-    heights = [drawn(*names).get_figheight() for names in
-               (("mini",), ("mini", "photos"), ("mini", "photos", "gpu24", "paper"))]  # fmt: skip
-    assert heights[0] == heights[1] < heights[2]
+def test_what_was_not_run_takes_no_room(drawn, figures):
+    def height(*names: str) -> float:
+        return drawn(*names).get_figheight()
+
+    assert height("mini") == height("mini", "photos") == height("mini", "photos", "paper")
+    for name in ("gpu24", "paper"):
+        shutil.copytree(figures / "photos", figures / name)
+    four = drawn("mini", "photos", "gpu24", "paper")
+    assert four.get_figheight() > height("mini")
+    said = [word for word in words(four.axes[0]) if "undecided" in word]
+    assert [word[0] for word in said] == ["◆", "■", "▲"]  # the marker of each profile
+    (axis, _) = four.axes
+    y = [bar.lines[0].get_ydata()[0] for bar in axis.containers]
+    assert np.diff(y[:4]) == pytest.approx([1 / 4] * 3)  # of the one claim that all have
+    assert np.mean(y[:4]) == list(scoreboard.CLAIMS).index("T4-two-extra-digits")
 
 
 def test_texts_lie_within_the_picture_and_apart(drawn):

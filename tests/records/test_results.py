@@ -243,6 +243,15 @@ def test_one_row_per_claim_sorted_and_updated(root):
     )
 
 
+def test_what_longer_trainings_say_of_a_claim_stands_apart(root):
+    claim = "F5-ncm-falls"
+    results.record_claim("mini", claim, estimate=1, low=-1, high=3, **CLAIM)
+    results.record_claim("mini", claim, estimate=2, low=1, high=3, **CLAIM, longer=True)
+    assert list(results.claims("mini")["verdict"]) == ["undecided"]
+    assert list(results.claims("mini", longer=True)["verdict"]) == ["holds"]
+    assert (root / "figures" / "mini" / "claims_longer.csv").exists()
+
+
 def test_a_claim_that_could_not_be_measured_stays_undecided_when_others_are_added(root):
     nothing = {"estimate": np.nan, "low": np.nan, "high": np.nan}
     assert results.record_claim("mini", "F5-ncm-falls", **nothing, **CLAIM) == "undecided"

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from small_notebooks import write
 
+from realqa_utils.experiments import chain_length, granularity_length
 from realqa_utils.records import results
 from realqa_utils.records.results import CLAIM_COLUMNS
 from realqa_utils.reproduction import graph
@@ -28,6 +29,7 @@ def folder(root, monkeypatch) -> Path:
     module = root / "module.py"
     module.write_text("value = 1")
     monkeypatch.setattr(graph.dependencies, "files", lambda sources: [module])
+    monkeypatch.setattr(graph, "SHOWN", {"01": "longer"})
     figures = results.figure_dir("smoke")
     for stem in ("01_first", "05_digits", "05_digits_verdicts"):
         (figures / f"{stem}.csv").write_text("a,b\n1,2\n")
@@ -83,6 +85,9 @@ def test_nothing_is_out_of_date_when_nothing_has_changed(folder):
         (lambda nb, root: _edit(root / "figures/smoke/claims.csv", "05,s", "05,t"), ["05", "11"]),
         (lambda nb, root: _edit(root / "figures/smoke/claims.csv", "06,s", "06,t"), ["11"]),
         (lambda nb, root: results.write_text(root / "figures/photos/05_digits.csv", "a"), ["11"]),
+        # a table that a notebook shows and does not make
+        (lambda nb, root: results.write_text(root / "figures/smoke/longer.csv", "a"), ["01", "11"]),
+        (lambda nb, root: results.write_text(root / "figures/photos/longer.csv", "a"), ["11"]),
         # what decides nothing
         (lambda nb, root: _edit(root / "figures/smoke/05_digits.json", "20.0", "30.0"), []),
         (lambda nb, root: results.write_text(root / "other_module.py", "x = 2"), []),
@@ -94,6 +99,10 @@ def test_what_a_change_makes_out_of_date(folder, root, change, expected):
     assert _open(folder) == expected
     _bring_up_to_date(folder)
     assert _open(folder) == []
+
+
+def test_what_notebooks_show_is_what_the_command_writes():
+    assert {"03": granularity_length.STEM, "08": chain_length.STEM} == graph.SHOWN
 
 
 def test_outputs_of_a_notebook_decide_nothing(folder):

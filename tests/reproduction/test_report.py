@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def pages(root) -> dict[str, Page]:
+def pages(root, monkeypatch) -> dict[str, Page]:
     folder = results.run_dir("smoke", "notebooks")
     wide = f"<table><tr>{'<td>0.123456789</td>' * 40}</tr></table>"
     shown = [
@@ -78,6 +78,10 @@ def pages(root) -> dict[str, Page]:
     results.write_text(results.figure_dir("smoke") / "05_digits_verdicts.csv", "a\n1\n")
     results.record_claim("smoke", "T4-two-extra-digits", notebook="05", estimate=-0.5, low=-0.75,
                          high=0.25, n=24, seeds=0, measured="M = 3 > M = 1")  # fmt: skip
+    results.record_claim("smoke", "T4-two-extra-digits", notebook="05", estimate=1, low=0.5, high=2,
+                         n=24, seeds=0, measured="52 steps", longer=True)  # fmt: skip
+    monkeypatch.setattr(graph, "SHOWN", {"06": "longer"})
+    results.write_text(results.figure_dir("smoke") / "longer.csv", "a\n1\n")
     index = report.build("smoke")
     assert index == root / "runs" / "smoke" / "report" / "index.html"
     return {path.name: Page(path) for path in index.parent.glob("*.html")}
@@ -151,9 +155,9 @@ def test_the_index_has_every_claim_with_its_verdict(pages):
     assert "\N{MINUS SIGN}0.500 [\N{MINUS SIGN}0.750, 0.250]" in page.text
     assert page.text.count("undecided") == 1
     assert page.text.count("not run") == len(paper.CLAIMS) - 1
-    assert {"05_digits.html", "figures/05_digits_verdicts.csv", "figures/05_digits.png"} <= {
-        *page.links
-    }
+    assert page.text.count("holds") == 1 and "52 steps" in page.text  # by longer trainings
+    figures = ("05_digits_verdicts.csv", "05_digits.png", "longer.csv")
+    assert {"05_digits.html", *(f"figures/{name}" for name in figures)} <= {*page.links}
 
 
 def test_results_of_an_unfinished_run_are_marked(pages):
