@@ -110,14 +110,18 @@ def measured(row: Mapping) -> str:
     return comparison.cell(row, "+.2f" if row["unit"] == SQUARED else "+.3f")
 
 
+def names(board: pd.DataFrame) -> list[str]:
+    """The profiles of a board, each followed by what longer trainings gave on it."""
+    found = list(dict.fromkeys(board["profile"]))
+    return sorted(found, key=lambda name: found.index(name.removesuffix(LONGER)))
+
+
 def shown(board: pd.DataFrame) -> pd.DataFrame:
-    """The board for reading: a row a claim, its statement, and what each profile says of it."""
+    """The board for reading: a row a claim, and what each profile says of it."""
     said = [f"{row['verdict']} {measured(row)}".strip() for row in board.to_dict("records")]
     wide = board.assign(said=said).pivot(index="claim", columns="profile", values="said")
-    wide = wide.loc[board["claim"].unique(), board["profile"].unique()].rename_axis(columns=None)
-    wide = wide.fillna("")
-    wide.insert(0, "statement", wide.index.map(paper.CLAIMS))
-    return wide
+    wide = wide.loc[board["claim"].unique(), names(board)].fillna("")
+    return wide.rename_axis(index=None, columns=None)
 
 
 def summary(board: pd.DataFrame) -> str:

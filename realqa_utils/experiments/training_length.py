@@ -52,7 +52,7 @@ def shown(table: pd.DataFrame, form: str = ".3f") -> pd.DataFrame | str:
     table = labelled(table)
     cells = [f"{r.estimate:{form}} [{r.low:{form}}, {r.high:{form}}]" for r in table.itertuples()]
     wide = table.assign(cell=cells).pivot(index="row", columns="steps", values="cell")
-    return wide.loc[list(dict.fromkeys(table["row"]))].fillna("")
+    return wide.loc[list(dict.fromkeys(table["row"]))].fillna("").rename_axis(index=None)
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ MODELS = {"greedy": ACCENT, "expected": SECOND, "rounding alone": MUTED}
 
 def use_style() -> None:
     """One look for all figures and tables; call it once at the top of a notebook."""
-    pd.set_option("display.max_colwidth", 120)  # names of rows in full
+    pd.set_option("display.max_colwidth", 240)  # names and claims in full
     sns.set_theme(style="whitegrid", context="notebook")
     plt.rcParams.update(
         {

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from realqa_utils.claims.scoreboard import NOT_RUN, SQUARED, measured, place
+from realqa_utils.claims.scoreboard import NOT_RUN, SQUARED, measured, names, place
 from realqa_utils.plotting.plots import ACCENT, INK, SECOND
 
 #: Dark enough for words on white.
@@ -28,7 +28,7 @@ def forest(board: pd.DataFrame) -> Figure:
     """
     facets = {squared: part for squared, part in board.groupby(board["unit"] == SQUARED)}
     claims = [part["claim"].nunique() for part in facets.values()]
-    profiles = list(dict.fromkeys(board["profile"]))
+    profiles = names(board)
     most = max(2, *board.loc[board["verdict"] != NOT_RUN, "claim"].value_counts(), 0)
     block = BLOCK * most / 2  # two lines of text fit into a block
     figure, axes = plt.subplots(
