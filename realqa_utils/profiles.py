@@ -33,7 +33,7 @@ class Profile:
     train_images: int  # per set; 0: all of the set's training split
     test_images: int  # per set; 0: all of the set's test split
     recipe: Recipe  # of one training on scores; notebooks vary single fields of it
-    stage_1: Recipe  # of one training on attributes
+    stage_1: Recipe  # of one training on attributes; its form is what the labelling model learns
     chains: Recipe  # of one training on direct answers and chains of thought
     seeds: tuple[int, ...]  # one training each; intervals are pooled over them
     resamples: int  # bootstrap resamples of the test images
@@ -42,6 +42,7 @@ class Profile:
     home: str = "livec"  # of real data, the set that is trained on: a name of `datasets.registry`
     labels: str = "mini"  # photographs with attributes: "mini" or, from REALQA_DATA, "realqa"
     workers: int | None = None  # processes that prepare images; None: one per CPU
+    equal_epochs: bool = False  # rows of Table 2, as in the paper; else they have equal steps
 
     def __post_init__(self) -> None:
         for key, least in (("train_images", 0), ("test_images", 0), ("resamples", 1)):
@@ -93,6 +94,7 @@ _PAPER_CHAINS = replace(_PAPER, form="direct_and_cot", steps=662)
 _PAPER_SETS = {
     "train_images": 0, "test_images": 0, "seeds": (0,), "resamples": 1000, "data": "real",
     "home": "koniq", "labels": "realqa", "view": PRESETS["repo"], "workers": 1,
+    "equal_epochs": True,
 }  # fmt: skip
 
 _ALL = (

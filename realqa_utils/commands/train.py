@@ -74,7 +74,7 @@ def trial_of(profile: Profile, what: str, seed: int, digits: int = 3) -> Trial:
     from realqa_utils.records import results
 
     if what == "attributes":
-        return granularity.trial(profile, granularity.split(profile), granularity.TOLD, seed)
+        return granularity.teacher(profile, granularity.split(profile), seed)
     splits, row = scorers.splits(profile), profile.seeds.index(seed)
     if what == "scores":
         return scorers.all_trials(profile, splits, digits=digits)[row]

@@ -181,10 +181,11 @@ def save(
 ) -> str:
     """Write the tables ("", "tracking", "verdicts", "noise"), the figures and both claims.
 
-    That about chains is judged at equal steps.
+    An empty table is left out. The claim about chains is judged at equal steps.
     """
     facts = scorers.facts(profile, [s.test for s in splits], profile.chains, watch)
-    folder = results.save_parts(NOTEBOOK, profile, parts, figures, **facts)
+    found = {name: part for name, part in parts.items() if len(part)}
+    folder = results.save_parts(NOTEBOOK, profile, found, figures, **facts)
     results.record_claim(
         profile,
         TRACKS,

@@ -66,7 +66,7 @@ def subjects(
     found, test = cross_domain.models(profile, splits), splits[0].test
     cache = results.run_dir(profile, "trials")
     data = granularity.split(profile)
-    told = granularity.trial(profile, data, granularity.TOLD, granularity.seeds(profile)[0])
+    told = granularity.teacher(profile, data, granularity.seeds(profile)[0])
     models = {
         "direct": trials.trained(found[DIRECT_ONLY][0], cache),
         "chain": trials.trained(found[REASONED][0], cache),

@@ -35,7 +35,8 @@ Runs = Mapping[str, Sequence[pd.DataFrame]]  # model -> frames of `labelling.as_
 
 def runs(profile: Profile, data: Split) -> dict[str, Sequence[pd.DataFrame]]:
     """Labels of the test photographs by every model that is at hand."""
-    ours = granularity.readings(profile, data, [granularity.TOLD])[(granularity.TOLD,) * 2]
+    taught = profile.stage_1.form
+    ours = granularity.readings(profile, data, [taught])[taught, granularity.TOLD]
     train, truth = (labelling.true_codes(side.frame) for side in (data.train, data.test))
     found: dict[str, Sequence[pd.DataFrame]] = {OURS: ours}
     found |= untaught(profile, data)
@@ -165,7 +166,7 @@ def confusion(found: Runs, data: Split) -> dict[str, pd.DataFrame]:
 
 def model(profile: Profile, data: Split) -> backbones.Backbone:
     """The backbone after stage 1, of the first seed."""
-    trial = granularity.trial(profile, data, granularity.TOLD, granularity.seeds(profile)[0])
+    trial = granularity.teacher(profile, data, granularity.seeds(profile)[0])
     return trials.trained(trial, results.run_dir(profile, "trials"))
 
 

@@ -1,7 +1,8 @@
 """The experiment of Table 2 (notebook 03): train on attributes singly, by level, or all at once.
 
-Every row has the same photographs, optimisation steps and seeds. A model is asked in the form that
-it was trained on; the one trained on all 13 sets is asked in each of them.
+Every row has the same photographs and seeds, and the same optimisation steps or, at the paper's
+size, epochs. A model is asked in the form that it was trained on; the one trained on all 13 sets is
+asked in each of them.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from realqa_utils.datasets.table import Split
 from realqa_utils.experiments import attribute_scores, trials
 from realqa_utils.experiments.attribute_scores import AVERAGE
 from realqa_utils.experiments.trials import Trial
+from realqa_utils.forms.conversations import STAGE_1
 from realqa_utils.profiles import Profile, get_profile
 from realqa_utils.records import results
 from realqa_utils.scoring import labelling
+from realqa_utils.training.recipes import Recipe
 
 CLAIM = "T2-mixed-granularity-best"
 NOTEBOOK = "03_training_granularity"
 SET = "mini-koniq"
-#: What the model of Table 1 is trained on and asked in: at few steps it learns most.
+#: In what the model of Table 1 is asked, which also labels for chains.
 TOLD = "mix"
 #: What is trained on -> what it is asked in.
 ASKED: dict[str, tuple[str, ...]] = {
@@ -64,11 +67,26 @@ def _labelled(profile: Profile) -> Profile:
     return profile if is_mine else get_profile("mini")
 
 
+def recipe(profile: Profile, trained_on: str) -> Recipe:
+    """Of a row of Table 2: as the profile's own, of equal steps or, with `equal_epochs`, epochs."""
+    own, share = profile.stage_1, 1.0
+    if profile.equal_epochs:
+        share = len(STAGE_1[trained_on]) / len(STAGE_1[own.form])
+    return replace(own, form=trained_on, steps=max(1, round(own.steps * share)))
+
+
 def trial(profile: Profile, data: Split, trained_on: str, seed: int) -> Trial:
-    """One training of stage 1; of those on `TOLD` the weights are kept, to label with."""
-    recipe = replace(profile.stage_1, form=trained_on, seed=seed)
+    """One training of stage 1; of the profile's own the weights are kept, to label with."""
     view, asked = _labelled(profile).view, ASKED[trained_on]
-    return Trial(data, recipe, view, profile.model, asked, keep=trained_on == TOLD)
+    keep = trained_on == profile.stage_1.form
+    taught = replace(recipe(profile, trained_on), seed=seed)
+    return Trial(data, taught, view, profile.model, asked, keep=keep)
+
+
+def teacher(profile: Profile, data: Split, seed: int) -> Trial:
+    """The training behind Table 1: at few steps the mixed question teaches most, at the paper's
+    size it is all sets together."""
+    return trial(profile, data, profile.stage_1.form, seed)
 
 
 def readings(profile: Profile, data: Split, trained_on: Sequence[str] = tuple(ASKED)) -> Readings:

@@ -1,7 +1,7 @@
 """Table 2 at equal epochs, and at many equal steps: `realqa lengths granularity`.
 
 The paper trains every row for two epochs of its conversations: of what has 13 forms that is 13
-times as many steps as of what has one. Notebook 03 has few and equal steps.
+times as many steps as of what has one. On small profiles notebook 03 has few and equal steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ MOST = max(EPOCHS.values())
 
 
 def readings(profile: Profile) -> dict[int, Readings]:
-    """By times of the steps: every row of Table 2 at once and `MOST` times, and at equal epochs."""
+    """By times of the steps: every row of Table 2 at once and `MOST` times, and at equal epochs.
+
+    Raises ValueError for a profile whose notebook has equal epochs already.
+    """
+    if profile.equal_epochs:
+        raise ValueError(f"on {profile.name} notebook 03 has equal epochs already: nothing to do")
     data, lengths = granularity.split(profile), sorted({1, MOST, *EPOCHS.values()}, reverse=True)
     longer = {times: training_length.longer(profile, "stage_1", times) for times in lengths}
     names = {t: [name for name, own in EPOCHS.items() if t in (1, MOST, own)] for t in lengths}

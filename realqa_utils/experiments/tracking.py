@@ -54,14 +54,16 @@ def label(profile: Profile, found: Mapping[str, Table]) -> dict[str, list[pd.Dat
 
 
 def _label(profile: Profile, task: tuple[Table, int]) -> pd.DataFrame:
-    (table, seed), told = task, granularity.TOLD
-    teacher = granularity.trial(profile, granularity.split(profile), told, seed)
+    table, seed = task
+    teacher = granularity.teacher(profile, granularity.split(profile), seed)
     name = hashes.of_facts({"teacher": trials.key(teacher), "ids": table.ids_hash})
     out = results.run_dir(profile, "labels") / name
 
     def make() -> None:
         model = trials.trained(teacher, results.run_dir(profile, "trials"))
-        self_labelling.label_set(model, table, out, name, told, teacher.view, progress=False)
+        self_labelling.label_set(
+            model, table, out, name, granularity.TOLD, teacher.view, progress=False
+        )
         results.write_text(out / "done", "all parts are written\n")
 
     results.once(out / "done", make)

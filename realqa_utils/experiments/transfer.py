@@ -47,7 +47,7 @@ def readings(profile: Profile, data: Split, table: Table) -> list[pd.DataFrame]:
 
 
 def _reading(profile: Profile, data: Split, table: Table, seed: int) -> pd.DataFrame:
-    trial = replace(granularity.trial(profile, data, granularity.TOLD, seed), keep=True)
+    trial = granularity.teacher(profile, data, seed)
     name = f"{trials.key(trial)}-{table.ids_hash[:16]}.csv"
     path = results.run_dir(profile, "transfer") / name
     if not path.exists():

@@ -208,17 +208,17 @@ class Training(NamedTuple):
 def trainings(profile: Profile) -> list[Training]:
     """All trainings of a profile, by notebook; what several share stands with the first."""
     seeds, on_mini = len(profile.seeds), profile.data == "mini"
-    stage_1, chains, told = profile.stage_1, profile.chains, len(granularity.seeds(profile))
-    half, mixed = replace(profile.recipe, steps=profile.recipe.steps // 2), granularity.TOLD
+    own, chains, told = profile.stage_1.form, profile.chains, len(granularity.seeds(profile))
+    half = replace(profile.recipe, steps=profile.recipe.steps // 2)
     sets = 2 if on_mini else 1
     rows = [
         Training("00", "first look", profile.recipe, 1, 0),
-        Training("02", f"stage 1, {mixed}", replace(stage_1, form=mixed), told, 1),
+        Training("02", f"stage 1, {own}", granularity.recipe(profile, own), told, told),
     ]
     rows += [
-        Training("03", f"stage 1, {form}", replace(stage_1, form=form), told, 0)
+        Training("03", f"stage 1, {form}", granularity.recipe(profile, form), told, 0)
         for form in granularity.ASKED
-        if form != mixed
+        if form != own
     ]
     digits, ways = 4, len(objectives.METHODS) - 1  # the digits are notebook 05's
     rows += [

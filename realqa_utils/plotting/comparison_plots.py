@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from realqa_utils.forms import taxonomy
 from realqa_utils.plotting.plots import INK, MODELS, MUTED
@@ -55,6 +56,8 @@ def differences(table: pd.DataFrame, label: str, value: str, against: str = "") 
             _points(axis, some, y, MODELS[read], read)
         axis.set_yticks(range(len(names)), names)
         axis.set(title=title, xlabel=value, ylim=(len(names) - 0.5, -0.5))
+        if against:  # narrow panels
+            axis.xaxis.set_major_locator(MaxNLocator(5))
     if against:  # titles are there
         axes[0, 0].legend(loc="best", framealpha=0.9)
     else:

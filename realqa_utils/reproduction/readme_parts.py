@@ -306,6 +306,7 @@ NOTEBOOKS = (
     ("photos", "07_regression_and_levels", _objectives),
     ("mini", "08_chain_of_thought", _chains),
     ("mini", "chain_length", _longer_chains),
+    ("photos", "08_chain_of_thought", _chains),
     ("mini", "09_sota_comparison", _domains),
     ("mini", "12_cost_and_speed", _cost),
 )

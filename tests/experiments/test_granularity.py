@@ -92,6 +92,19 @@ def test_every_row_is_trained_alike_once_a_seed(calls, data, root):
     assert kept == [("mix", 4), ("mix", 7)]
 
 
+@pytest.mark.parametrize("name", ["gpu24", "paper"])
+def test_at_the_papers_size_every_row_has_two_epochs_of_its_conversations(name, data):
+    profile, photographs = get_profile(name), 13_712
+    steps = {row: granularity.recipe(profile, row).steps for row in ASKED}
+    for row, forms in (("attributes", 9), ("levels", 3), ("mix", 1), ("mix_low_first", 1)):
+        assert steps[row] * 64 == pytest.approx(2 * photographs * forms, rel=2e-3)
+    assert steps["all"] == profile.stage_1.steps == 5570
+    rows = [granularity.trial(profile, data, row, 0) for row in ASKED]
+    assert [t.recipe.form for t in rows if t.keep] == ["all"]  # what labels, as in the paper
+    assert granularity.teacher(profile, data, 0) == rows[-1]
+    assert granularity.TOLD in rows[-1].asked
+
+
 def test_readings_are_apart_by_what_was_asked_and_in_the_order_of_the_seeds(found, data):
     assert list(found) == KEYS
     for (name, form), runs in found.items():

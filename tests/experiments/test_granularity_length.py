@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from realqa_utils import cli
 from realqa_utils.experiments import granularity, granularity_length, training_length, trials
 from realqa_utils.experiments.granularity import ASKED, TITLES
 from realqa_utils.forms import taxonomy
@@ -46,6 +47,11 @@ def test_equal_epochs_are_as_many_times_the_steps_as_there_are_forms():
     said = {"attributes": 9, "levels": 3, "mix": 1, "mix_low_first": 1, "all": 13}
     assert said == granularity_length.EPOCHS
     assert len(STAGE_1["all"]) == granularity_length.MOST == 13
+
+
+def test_where_the_notebook_has_equal_epochs_there_is_nothing_to_do(capsys):
+    assert cli.main(["lengths", "granularity", "--profile", "paper"]) == 2
+    assert "on paper notebook 03 has equal epochs already" in capsys.readouterr().err
 
 
 def test_all_trainings_run_side_by_side_and_the_longest_first(calls):

@@ -478,7 +478,9 @@ def test_trainings_are_those_of_the_notebooks():
     assert by["07"] == len(objectives.METHODS) - 1
     forms = [t.recipe.form for t in found if t.notebook in ("02", "03")]
     assert sorted(forms) == sorted(granularity.ASKED)
-    assert all(t.recipe.steps <= 5570 for t in found)
+    stage_1 = {t.recipe.form: t.recipe.steps for t in found if t.notebook in ("02", "03")}
+    assert stage_1["all"] == 5570 and sum(stage_1.values()) == pytest.approx(5570 * 27 / 13, abs=2)
+    assert [t.recipe.form for t in found if t.notebook == "02"] == ["all"]
 
 
 def test_direct_answers_in_the_papers_proportion_are_trained_once():
