@@ -12,7 +12,7 @@ realqa train WHAT      one training of a profile, on one GPU or many
 realqa plan ...        what a profile needs: memory, hours, disk; before any download
 realqa doctor          is this machine ready for a profile?
 realqa pretrain ...    rebuild the shipped mini backbone
-realqa lengths WHAT    trainings of notebook 03 or 08 with several times the steps: half an hour
+realqa lengths WHAT    trainings of notebook 03 or 08 with several times the steps: 40 minutes
 realqa benchmark ...   training speed against the plain way
 realqa benchmark-ncm   what listening to NCM costs, beside a naive loop
 realqa benchmark-gpu   what a profile costs on the GPU that is here, beside its plan

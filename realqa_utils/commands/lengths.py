@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "realqa lengths",
         description="Trainings of a notebook with several times the steps; the notebook shows the "
-        "table. On mini half an hour each on two cores; what was trained before is not trained "
+        "table. On mini 40 minutes each on two cores; what was trained before is not trained "
         "again.",
     )
     add = parser.add_argument
