@@ -42,7 +42,7 @@ class Profile:
     home: str = "livec"  # of real data, the set that is trained on: a name of `datasets.registry`
     labels: str = "mini"  # photographs with attributes: "mini" or, from REALQA_DATA, "realqa"
     workers: int | None = None  # processes that prepare images; None: one per CPU
-    equal_epochs: bool = False  # rows of Table 2, as in the paper; else they have equal steps
+    equal_epochs: bool = False  # of the rows of Table 2; else they have equal steps
 
     def __post_init__(self) -> None:
         for key, least in (("train_images", 0), ("test_images", 0), ("resamples", 1)):

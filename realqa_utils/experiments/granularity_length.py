@@ -1,7 +1,8 @@
 """Table 2 at equal epochs, and at many equal steps: `realqa lengths granularity`.
 
-The paper trains every row for two epochs of its conversations: of what has 13 forms that is 13
-times as many steps as of what has one. On small profiles notebook 03 has few and equal steps.
+The paper's stage 1 is two epochs of its conversations; taken for every row, that is 13 times as
+many steps of what has 13 forms as of what has one. On small profiles notebook 03 has few, equal
+steps.
 """
 
 from __future__ import annotations
