@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -101,3 +102,11 @@ def test_commands_that_the_readme_names_are_there(capsys):
     assert named <= listed
     for script in re.findall(r"--config_file (\S+)", text):
         assert (Path(__file__).parents[1] / script).is_file()
+
+
+def test_what_runs_notebooks_starts_in_a_moment():
+    """Each notebook has such a process. With torch, or a `jsonschema` that compiles the grammar of
+    web addresses by `lark`, it would begin several seconds later."""
+    code = "import sys, papermill, realqa_utils.reproduction.job; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "scipy", "lark"} & set(done.stdout.split())

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from realqa_utils.datasets import made_up
 from realqa_utils.profiles import PROFILES, get_profile, unknown
 from realqa_utils.records import results
 from realqa_utils.reproduction import engine, graph, progress
@@ -147,6 +146,8 @@ def prepare_dry_run(profile: str) -> None:
 
     Real photographs come from REALQA_DATA, or are made up where that is not set.
     """
+    from realqa_utils.datasets import made_up
+
     place = results.run_dir(profile, "dry-run")
     os.environ |= {"REALQA_DRY_RUN": "1", "REALQA_ROOT": str(place)}
     if get_profile(profile).data == "real" and not os.environ.get("REALQA_DATA"):

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-NAMES = ("adamw", "muon")
 BLOCKS = ("blocks.", "layers.", "merger.")  # of Qwen2-VL: vision, language, between them
 MUON_RATE = 20  # times AdamW's rate: the update of a matrix has singular values of one
 BETAS = (0.9, 0.98)

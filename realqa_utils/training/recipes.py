@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from realqa_utils.forms.chains import STAGE_2
 from realqa_utils.forms.conversations import STAGE_1
-from realqa_utils.training import optimisers
 
 LANGUAGE_MODES = ("lora", "full")
 VISION_MODES = ("lora", "full", "frozen")
+OPTIMISERS = ("adamw", "muon")
 STARTS = ("pretrained", "random")
 OBJECTIVES = ("next_token", "level_words", "regression", "tree_mean")
 WEIGHTS = ("float32", "bfloat16", "nf4")
@@ -53,7 +53,7 @@ class Recipe:
         _one_of("form", self.form, dict.fromkeys(["direct", *STAGE_1, *STAGE_2]))
         _one_of("language", self.language, LANGUAGE_MODES)
         _one_of("vision", self.vision, VISION_MODES)
-        _one_of("optimiser", self.optimiser, optimisers.NAMES)
+        _one_of("optimiser", self.optimiser, OPTIMISERS)
         _one_of("start", self.start, STARTS)
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("weights", self.weights, WEIGHTS)

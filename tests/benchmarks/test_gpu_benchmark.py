@@ -28,7 +28,7 @@ def profile(request):
 
 @pytest.fixture(scope="module")
 def table(profile):
-    parts = gpu_benchmark.measure(profile, "cpu", steps=5, rounds=2, few=1, many=3)
+    parts = gpu_benchmark.measure(profile, "cpu", steps=3, rounds=2, few=1, many=3)
     return pd.DataFrame([row for part in parts for row in part])
 
 

@@ -17,21 +17,23 @@ from realqa_utils.model import backbone
 from realqa_utils.records import provenance
 from realqa_utils.scoring import folder_rows, folders
 
-torch.set_num_threads(1)
+
+def score(model: str, photos: str, out: str, batch_size="4", side="0") -> folders.Summary | None:
+    loaded, view = backbone.load(model), View(int(side), int(side))
+    options = {"digits": 2, "view": view, "batch_size": int(batch_size), "progress": False}
+    return folders.score(loaded, photos, out, **options)
 
 
-def main(model: str, photos: str, out: str, delay="0", batch_size="4", side="0") -> None:
+def main(model: str, photos: str, out: str, delay="0", *options: str) -> None:
     plain = folder_rows._rows
 
     def slow(*arguments) -> list[dict]:
         time.sleep(float(delay))
         return plain(*arguments)
 
+    torch.set_num_threads(1)
     folder_rows._rows = slow
-    loaded, view = backbone.load(model), View(int(side), int(side))
-    options = {"digits": 2, "view": view, "batch_size": int(batch_size), "progress": False}
-    summary = folders.score(loaded, photos, out, **options)
-    if summary:
+    if summary := score(model, photos, out, *options):
         peak = provenance.provenance()["peak_memory_mib"]
         print(json.dumps({"scored_now": summary.scored_now, "peak": peak}))
 

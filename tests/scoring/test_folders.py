@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import two_processes_folders
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ from realqa_utils.scoring import (
 from realqa_utils.scoring.digit_tree import Reading
 
 torch.set_num_threads(1)
-SCRIPT = Path(__file__).parents[1] / "helpers" / "two_processes_folders.py"
+SCRIPT = Path(two_processes_folders.__file__)
 SIZES = [(60, 40), (130, 150), (28, 28), (300, 200)]
 
 
@@ -544,21 +545,21 @@ def test_a_killed_run_goes_on_where_it_was(saved, world, tmp_path):
     kept = part.read_bytes()
     kept = kept[: kept.rfind(b"\n") + 1]
     assert not (tmp_path / "scores.csv").exists()
-    done = finish(command(saved, world, tmp_path))
-    assert done["scored_now"] == 12 - 4 * kept.count(b"\n") > 0
+    done = two_processes_folders.score(saved, world, tmp_path)
+    assert done.scored_now == 12 - 4 * kept.count(b"\n") > 0
     assert part.read_bytes().startswith(kept) and len(table(tmp_path)) == 12
 
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(saved, world, tmp_path):
-    finish(command(saved, world, tmp_path / "one"))
+    two_processes_folders.score(saved, world, tmp_path / "one")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     two = command(saved, world, tmp_path / "two", launcher=launcher)
     assert finish(two)["scored_now"] == 8  # batches 0 and 2 of three
     assert len(list((tmp_path / "two" / "parts").glob("*.jsonl"))) == 2
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
     assert finish(two)["scored_now"] == 0
-    assert finish(command(saved, world, tmp_path / "two"))["scored_now"] == 0
+    assert two_processes_folders.score(saved, world, tmp_path / "two").scored_now == 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from realqa_utils.training import optimisers
 from realqa_utils.training.optimisers import (
     Muon,
     MuonAdamW,
@@ -358,7 +357,3 @@ def test_an_interrupted_training_goes_on_identically(tmp_path):
     assert trainer.state.global_step == 6
     assert_same(whole, resumed)
     assert not torch.equal(whole.embed.weight, part.embed.weight)
-
-
-def test_the_names_of_recipes_are_known():
-    assert optimisers.NAMES == ("adamw", "muon")

@@ -12,22 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import two_processes_training
 from safetensors.torch import load_file
 
 from realqa_utils.training import fine_tuning
 from realqa_utils.training.recipes import Recipe
 
-SCRIPT = Path(__file__).parents[1] / "helpers" / "two_processes_training.py"
 pytestmark = pytest.mark.slow
 
 
 def run(out: Path, processes: int, after: int = 6) -> Path:
     out.mkdir(exist_ok=True)
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    if processes == 1:  # here: another process would spend most of its time on imports
+        two_processes_training.main(str(out), after)
+        return out
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
-        [*start, str(SCRIPT), str(out), str(after)],
+        [sys.executable, *start, two_processes_training.__file__, str(out), str(after)],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
