@@ -12,7 +12,7 @@ realqa train WHAT      one training of a profile, on one GPU or many
 realqa plan ...        what a profile needs: memory, hours, disk; before any download
 realqa doctor          is this machine ready for a profile?
 realqa pretrain ...    rebuild the shipped mini backbone
-realqa lengths WHAT    trainings of notebook 03 or 08 with several times the steps: 40 minutes
+realqa lengths WHAT    trainings of notebook 03, 04 or 08, several times as long: half an hour each
 realqa benchmark ...   training speed against the plain way
 realqa benchmark-ncm   what listening to NCM costs, beside a naive loop
 realqa benchmark-gpu   what a profile costs on the GPU that is here, beside its plan
@@ -41,7 +41,7 @@ FORWARDED = {
     "plan": ("planning.plan_command", "what a profile needs: memory, hours, disk"),
     "doctor": ("planning.doctor", "is this machine ready for a profile?"),
     "pretrain": ("training.pretraining", "rebuild the shipped mini backbone"),
-    "lengths": ("commands.lengths", "trainings of notebook 03 or 08, longer"),
+    "lengths": ("commands.lengths", "trainings of notebook 03, 04 or 08, longer"),
     "benchmark": ("benchmarks.benchmark", "training speed against the plain way"),
     "benchmark-ncm": ("benchmarks.ncm_benchmark", "what listening to NCM costs"),
     "benchmark-gpu": ("benchmarks.gpu_benchmark", "what a profile costs on this GPU"),

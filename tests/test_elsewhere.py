@@ -274,7 +274,7 @@ MAKING = {
     "tower": tower,
     "words": words,
     "lines": lambda backbone, images, labels: pretraining._text_loss(backbone, ["4 < 5", "3"]),
-    "numbers": lambda backbone, images, labels: number_text._loss(
+    "numbers": lambda backbone, images, labels: number_text.text_loss(
         backbone, [sorting.question(["1.2", "3.4"]), "And?"], ["3.4", "1.2 or so"]
     ),
 }

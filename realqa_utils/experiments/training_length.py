@@ -1,4 +1,4 @@
-"""Is it only that a training was too short? `realqa lengths`, shown in notebooks 03 and 08.
+"""Is it only that a training was too short? `realqa lengths`, shown in notebooks 03, 04 and 08.
 
 Claims of the paper compare trainings that learn one thing with such that learn several. At the few
 steps of `mini` the second have not learnt theirs yet. The same trainings with several times the

@@ -21,16 +21,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 from realqa_utils import parallel
 from realqa_utils.datasets.table import Split, Table
 from realqa_utils.experiments import granularity, scorers, trials
 from realqa_utils.images.views import View
 from realqa_utils.model import backbone as backbones
-from realqa_utils.model import hub_files, language
+from realqa_utils.model import hub_files
 from realqa_utils.model.backbone import Backbone
-from realqa_utils.model.encoding import IGNORED, encode
 from realqa_utils.number_sorting import number_sorters, sorting
 from realqa_utils.profiles import Profile, is_dry_run
 from realqa_utils.records import hashes, results
@@ -46,11 +44,10 @@ CODE = (
 CODE_OF_ANSWERS = ("model.backbone", "model.encoding", "number_sorting.number_sorters")
 QUESTIONS = {"sorting": sorting.QUESTION, "copying": "Copy: "}
 MOST_STEPS = 400
-CAPTIONS_A_STEP = 8
-NUMBERS_A_STEP = 50  # in the lists of one step, however long these are
-LENGTH = 10  # of the longest lists
+SHORTEST, LONGEST = 3, 10  # lists
 FAMILY = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 RATE, DECAY, BETAS = 1e-3, 0.02, (0.9, 0.98)
+MUON_RATE = 5e-4  # half of that of pretraining
 SPLITS_OF_PHOTOS = 2  # a training on photographs takes minutes
 BASELINES = ("random order", "the list as given")
 LISTS, LENGTHS = 200, (10, 3)  # of the probe: as in the paper, and an easier one
@@ -64,6 +61,10 @@ class Course:
     task: str = "sorting"  # or copying, captions
     steps: int = 0
     seed: int = 0
+    numbers: int = 50  # a step, in lists of one length
+    captions: int = 8  # a step
+    grows: bool = True  # from pairs to whole lists; else any of three to ten numbers all along
+    muon: bool = False
 
     @property
     def name(self) -> str:
@@ -85,9 +86,11 @@ def courses(profile: Profile) -> list[Course]:
 def comparable(profile: Profile) -> list[str]:
     """Names of the models that are fairly compared: of courses, the longest, for whoever was
     trained for less is no match for them; of models as released, all."""
-    if not teaches(profile):
-        return list(_released(profile))
-    found = courses(profile)
+    return longest(courses(profile)) if teaches(profile) else list(_released(profile))
+
+
+def longest(found: Sequence[Course]) -> list[str]:
+    """Names of the courses that take as long as the first."""
     return [course.name for course in found if course.steps == found[0].steps]
 
 
@@ -110,7 +113,7 @@ def _released(profile: Profile) -> dict[str, str]:
 
 def length_at(share: float, rng: np.random.Generator) -> int:
     """Numbers in the lists of a step, after a `share` of all steps: from pairs to whole lists."""
-    longest = 2 + (LENGTH - 2) * share**2
+    longest = 2 + (LONGEST - 2) * share**2
     return round(rng.uniform(max(2, longest / 2), longest))
 
 
@@ -120,13 +123,13 @@ def rate(steps: int, step: int) -> float:
 
 
 def lines(
-    task: str, length: int, rng: np.random.Generator, forbidden: frozenset = frozenset()
+    course: Course, length: int, rng: np.random.Generator, forbidden: frozenset = frozenset()
 ) -> tuple[list[str], list[str]]:
     """Questions and answers of one step, none of them about a list in `forbidden` (of tuples)."""
-    drawn = sorting.draw(rng, NUMBERS_A_STEP // length, length)
+    drawn = sorting.draw(rng, course.numbers // length, length)
     drawn = [numbers for numbers in drawn if tuple(numbers) not in forbidden]
-    answers = [sorting.in_order(n) if task == "sorting" else n for n in drawn]
-    return [QUESTIONS[task] + " ".join(n) for n in drawn], [" ".join(n) for n in answers]
+    answers = [sorting.in_order(n) if course.task == "sorting" else n for n in drawn]
+    return [QUESTIONS[course.task] + " ".join(n) for n in drawn], [" ".join(n) for n in answers]
 
 
 def train(
@@ -139,28 +142,31 @@ def train(
     rng = np.random.default_rng([course.seed, *course.task.encode()])
     tokens, _ = batches.frozen_tokens(backbone, batches.Photographs(described, View()))
     labels = described.frame.to_dict("records")
-    learnt = [p for n, p in backbone.model.named_parameters() if "visual" not in n]
-    # Steps this small cost little; Muon would need as long for a step as the batch itself.
-    optimiser = torch.optim.AdamW(learnt, RATE, BETAS, weight_decay=DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, course.steps))
+    named = [(n, p) for n, p in backbone.model.named_parameters() if "visual" not in n]
+    learnt = [parameter for _, parameter in named]
+    if course.muon:
+        optimiser = optimisers.muon(named, MUON_RATE, DECAY)
+        schedule = optimisers.cosine(optimiser, course.steps)
+    else:  # of small steps Muon would take up the half
+        optimiser = torch.optim.AdamW(learnt, RATE, BETAS, weight_decay=DECAY, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, course.steps))
     for step in range(course.steps):
-        rows = rng.choice(len(labels), CAPTIONS_A_STEP)
+        rows = rng.choice(len(labels), course.captions)
         pairs = [pretraining.conversation(labels[row], rng) for row in rows]
         loss = pretraining.caption_loss(backbone, [tokens[row] for row in rows], pairs)
         if course.task in QUESTIONS:
-            length = length_at(step / course.steps, rng)
-            loss = loss + _loss(backbone, *lines(course.task, length, rng, forbidden))
+            if course.grows:
+                length = length_at(step / course.steps, rng)
+            else:
+                length = int(rng.integers(SHORTEST, LONGEST + 1))
+            loss = loss + text_loss(backbone, *lines(course, length, rng, forbidden))
         optimisers.take_step(loss, learnt, optimiser, schedule)
         backbone.prompts.clear()  # no question comes twice
 
 
-def _loss(backbone: Backbone, questions: list[str], answers: list[str]) -> torch.Tensor:
-    """Cross entropy of the answers' tokens and their ends."""
-    batch = backbone.to_device(encode(backbone, questions, answers, [None] * len(questions)))
-    labels = batch.pop("labels")
-    keep = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()  # columns that predict
-    logits = language.forward(backbone.model, batch, keep, use_cache=False).logits
-    return F.cross_entropy(logits.flatten(0, 1), labels[:, keep + 1].flatten())
+def text_loss(backbone: Backbone, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
+    """Cross entropy of answers to questions without a photograph."""
+    return pretraining.answer_loss(backbone, questions, answers, [None] * len(questions))
 
 
 # --- models and what they say of the probe -------------------------------------------------------
@@ -172,11 +178,14 @@ def probe_lists(profile: Profile, seed: int) -> dict[int, list[list[str]]]:
     return {length: sorting.lists(count, length, seed) for length in LENGTHS}
 
 
-def models(profile: Profile, lists: Mapping[int, Sequence]) -> dict[str, list[str]]:
+def models(
+    profile: Profile, lists: Mapping[int, Sequence], taken: Sequence[Course] = ()
+) -> dict[str, list[str]]:
     """Course -> where its models are, one for each of `seeds`: of those that are taught, each has
     read a text of its own, and the fine-tuning of its seed goes on from it.
 
-    All are trained side by side, and kept on disk.
+    All are trained side by side, and kept on disk. The courses are `taken`, else those of notebook
+    04.
     """
     if not teaches(profile):
         return {name: [source] * len(seeds(profile)) for name, source in _released(profile).items()}
@@ -184,7 +193,8 @@ def models(profile: Profile, lists: Mapping[int, Sequence]) -> dict[str, list[st
     described = granularity.split(profile).train
     job = partial(_model, profile.model, described, forbidden, results.run_dir(profile, "trials"))
     todo = [
-        replace(course, seed=seed) for course, seed in product(courses(profile), seeds(profile))
+        replace(course, seed=seed)
+        for course, seed in product(taken or courses(profile), seeds(profile))
     ]
     places = parallel.run_all(job, todo, profile.workers, "number text")
     found: dict[str, list[str]] = {}

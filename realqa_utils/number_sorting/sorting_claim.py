@@ -127,13 +127,18 @@ def ends(answers: Answers, models: Sequence[str]) -> tuple[str, str]:
 
 
 def verdicts(
-    profile: Profile, data: Sequence[Split], answers: Answers, scores: Scores, seed: int
+    profile: Profile,
+    data: Sequence[Split],
+    answers: Answers,
+    scores: Scores,
+    seed: int,
+    comparable: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Best sorter minus worst: what they sort, then the SRCC that they score with, paired.
 
-    Both are `number_text.comparable`. Then the best minus every other model.
+    Both are `comparable`, else `number_text.comparable`. Then the best minus every other model.
     """
-    best, worst = ends(answers, number_text.comparable(profile))
+    best, worst = ends(answers, comparable or number_text.comparable(profile))
     if best == worst:  # one model is compared with nothing
         return pd.DataFrame(columns=[*results.TABLE_COLUMNS, "verdict"])
     others = [worst, *(model for model in scores if model not in (best, worst))]
@@ -174,6 +179,18 @@ def decide(judged: pd.DataFrame) -> str:
     return greedy["verdict"] if gap["verdict"] == "holds" else "undecided"
 
 
+def facts_of(
+    profile: Profile, data: Sequence[Split], table: pd.DataFrame, watch: results.Stopwatch
+) -> dict[str, object]:
+    """For the record: of a `table` whose first rows are about the paper's kind of lists."""
+    return scorers.facts(profile, [s.test for s in data], profile.recipe, watch) | {
+        "seeds": number_text.seeds(profile),
+        "n": int(table["n"].iloc[0]),
+        "interval": "95 % percentile bootstrap: of sorting over lists, of SRCC over test images, "
+        "both pooled over seeds or splits, of foresight over models",
+    }
+
+
 def save(
     profile: Profile, data: Sequence[Split], tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Figure], watch: results.Stopwatch,
@@ -186,13 +203,8 @@ def save(
     is_first = whole["dataset"] == whole["dataset"].iloc[0]
     parts = {"": whole[is_first], "short": whole[~is_first]}
     tables = {**tables, **{name: part for name, part in parts.items() if len(part)}}
-    facts = scorers.facts(profile, [s.test for s in data], profile.recipe, watch) | {
-        "seeds": number_text.seeds(profile),
-        "n": int(tables[""]["n"].iloc[0]),
-        "interval": "95 % percentile bootstrap: of sorting over lists, of SRCC over test images, "
-        "both pooled over seeds or splits, of foresight over models",
-        "notes": f"{list(tables['scores']['model'].unique())}; {profile.recipe}",
-    }
+    names = list(tables["scores"]["model"].unique())
+    facts = facts_of(profile, data, tables[""], watch) | {"notes": f"{names}; {profile.recipe}"}
     folder = results.save_parts(NOTEBOOK, profile, tables, figures, **facts)
     if not len(judged):
         return folder

@@ -28,7 +28,7 @@ PATTERN = "[0-9][0-9]_*.ipynb"
 #: Numbers of the notebooks that read the results of all others, and so come last.
 READERS = ("11",)
 #: Results that a notebook shows and does not make: `realqa lengths` does.
-SHOWN = {"03": "granularity_length", "08": "chain_length"}
+SHOWN = {"03": "granularity_length", "04": "sorting_length", "08": "chain_length"}
 #: Of those that compute little: one core each on a cluster too.
 LIGHT = ("00", "01", "11")
 LITTLE = 120.0  # core seconds of one of them of which no run is recorded

@@ -10,6 +10,7 @@ import pandas as pd
 from realqa_utils.claims.comparison import cell
 from realqa_utils.experiments import training_length
 from realqa_utils.model import backbone
+from realqa_utils.number_sorting import sorting_length
 
 # --- pieces --------------------------------------------------------------------------------------
 
@@ -264,12 +265,26 @@ def _cost(table: pd.DataFrame, path: Path) -> str:
 
 def _sorting(table: pd.DataFrame, path: Path) -> str:
     scores = pd.read_csv(path.with_name(f"{path.stem}_scores.csv"))
-    scores = scores[scores["reading"] == "greedy"].assign(metric="SRCC later, greedy")
     head = (
         f"**Notebook 04 on `mini`**: {table['dataset'].iloc[0]}, and the SRCC after the same "
         "fine-tuning on scores [95 % interval]. Hallucination: share of the answered "
         "numbers that were not given."
     )
+    return _sorters(head, table, scores, path)
+
+
+def _longer_sorting(table: pd.DataFrame, path: Path) -> str:
+    lists, scores = sorting_length.parts(table)
+    lists = lists[lists["dataset"] == lists["dataset"].iloc[0]]
+    head = (
+        f"**Notebook 04 with longer courses, on `{_record(path)['profile']}`** (`realqa lengths "
+        "sorting`): the same."
+    )
+    return _sorters(head, lists, scores, path)
+
+
+def _sorters(head: str, table: pd.DataFrame, scores: pd.DataFrame, path: Path) -> str:
+    scores = scores[scores["reading"] == "greedy"].assign(metric="SRCC later, greedy")
     claim = "Claim *better sorters score better*, places right and SRCC, paired:"
     grid = _grid(pd.concat([table, scores]), "model", "metric", "model")
     return paragraphs(head, grid, _verdicts(path, claim, "model", "metric"))
@@ -299,6 +314,7 @@ NOTEBOOKS = (
     ("mini", "03_training_granularity", _granularity),
     ("mini", "granularity_length", _longer_granularity),
     ("mini", "04_number_sorting", _sorting),
+    ("mini", "sorting_length", _longer_sorting),
     ("mini", "05_digit_count", _digit_count),
     ("photos", "05_digit_count", _digit_count),
     ("mini", "06_ncm_curves", _curves),

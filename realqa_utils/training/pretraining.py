@@ -28,9 +28,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from realqa_utils.datasets import mini, subjects
 from realqa_utils.forms import captions, taxonomy
 from realqa_utils.forms.conversations import MIX, vocabulary_texts
-from realqa_utils.model import vision
+from realqa_utils.model import language, vision
 from realqa_utils.model.backbone import MINI_FOLDER, Backbone, as_images, load, new_mini
-from realqa_utils.model.encoding import encode
+from realqa_utils.model.encoding import IGNORED, encode
 from realqa_utils.model.tokenizer import train_tokenizer
 from realqa_utils.parallel import run_all
 from realqa_utils.records.results import write_json
@@ -169,8 +169,8 @@ def train_language(backbone: Backbone, images, labels, steps: int, batch: int, s
         parts = [image_tokens(backbone, images[i : i + 128]) for i in range(0, len(images), 128)]
     tokens = torch.cat(parts)
     words = _words(labels)
-    language = [(n, p) for n, p in model.named_parameters() if "visual" not in n]
-    optimiser = optimisers.muon(language, 1e-3, weight_decay=0.02)
+    learnt = [(n, p) for n, p in model.named_parameters() if "visual" not in n]
+    optimiser = optimisers.muon(learnt, 1e-3, weight_decay=0.02)
     schedule = optimisers.cosine(optimiser, steps)
     progress = tqdm(range(steps), "language side", mininterval=5)
     for step in progress:
@@ -180,7 +180,7 @@ def train_language(backbone: Backbone, images, labels, steps: int, batch: int, s
         lines = [captions.number_text(generator) for _ in range(batch)]
         lines += [captions.word_text(words, generator) for _ in range(batch // 2)]
         read = _text_loss(backbone, lines)
-        optimisers.take_step(seen + 0.5 * read, [p for _, p in language], optimiser, schedule)
+        optimisers.take_step(seen + 0.5 * read, [p for _, p in learnt], optimiser, schedule)
         if step % 20 == 0:
             progress.set_postfix(captions=f"{seen:.3f}", lines=f"{read:.3f}")
 
@@ -204,9 +204,21 @@ def caption_loss(
     """Cross entropy of captions given requests and image tokens (batch, tokens, width)."""
     grid = (1, mini.SIZE // 14, mini.SIZE // 14)
     questions, texts = zip(*pairs, strict=True)
-    batch = encode(backbone, questions, texts, [grid] * len(pairs))
     seen = BaseModelOutputWithPooling(pooler_output=tuple(tokens))
-    return backbone.model(**backbone.to_device(batch), mm_encoder_outputs={"image": seen}).loss
+    inputs = {"mm_encoder_outputs": {"image": seen}}
+    return answer_loss(backbone, questions, texts, [grid] * len(pairs), **inputs)
+
+
+def answer_loss(backbone: Backbone, questions, answers, grids, **inputs) -> torch.Tensor:
+    """Cross entropy of the tokens of answers and of their ends; `inputs` are more of the model's.
+
+    That of the model's own call, to rounding.
+    """
+    batch = backbone.to_device(encode(backbone, questions, answers, grids))
+    labels = batch.pop("labels")
+    columns = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()  # that predict
+    out = language.forward(backbone.model, batch | inputs, columns, use_cache=False)
+    return F.cross_entropy(out.logits.flatten(0, 1), labels[:, columns + 1].flatten())
 
 
 def _text_loss(backbone: Backbone, texts: list[str]) -> torch.Tensor:

@@ -30,11 +30,26 @@ SMOKE = get_profile("smoke", train_images=12, test_images=10, seeds=(4, 7), resa
 # --- the text ------------------------------------------------------------------------------------
 
 
+def given(question: str) -> list[str]:
+    return question.split(": ")[1].split()
+
+
 def test_lists_grow_from_pairs_to_those_of_the_probe():
     rng = np.random.default_rng(0)
     lengths = [[number_text.length_at(share, rng) for _ in range(200)] for share in (0, 0.5, 1)]
-    assert set(lengths[0]) == {2} and max(lengths[2]) == number_text.LENGTH
+    assert set(lengths[0]) == {2} and max(lengths[2]) == number_text.LONGEST
     assert np.mean(lengths[0]) < np.mean(lengths[1]) < np.mean(lengths[2])
+
+
+@pytest.mark.parametrize(("grows", "first"), [(True, {2}), (False, set(range(3, 11)))])
+def test_lists_of_a_course_grow_or_have_any_length(fresh, described, monkeypatch, grows, first):
+    lengths = []
+    monkeypatch.setattr(
+        number_text, "lines", lambda _, length, *__: lengths.append(length) or (["3 1"], ["1 3"])
+    )
+    number_text.train(fresh(), Course("sorting", 40, captions=1, grows=grows), described)
+    assert len(lengths) == 40 and max(lengths) > 5
+    assert set(lengths[:4]) <= first and min(lengths) == min(first)
 
 
 def test_the_learning_rate_rises_stays_and_falls():
@@ -46,26 +61,26 @@ def test_the_learning_rate_rises_stays_and_falls():
 
 @pytest.mark.parametrize("task", ["sorting", "copying"])
 def test_lines_are_questions_about_lists_and_their_answers(task):
-    questions, answers = number_text.lines(task, 5, np.random.default_rng(1))
-    assert len(questions) == len(answers) == number_text.NUMBERS_A_STEP // 5
+    questions, answers = number_text.lines(Course(task), 5, np.random.default_rng(1))
+    assert len(questions) == len(answers) == Course().numbers // 5
     for question, answer in zip(questions, answers, strict=True):
-        given = question.removeprefix(number_text.QUESTIONS[task]).split()
-        said = answer.split()
-        assert sorted(given) == sorted(said) and len(given) == 5
-        assert said == (sorted(given, key=float) if task == "sorting" else given)
+        assert question.startswith(number_text.QUESTIONS[task])
+        numbers = given(question)
+        assert len(numbers) == 5
+        assert answer.split() == (sorted(numbers, key=float) if task == "sorting" else numbers)
 
 
 def test_sorting_is_asked_for_as_in_the_probe():
-    questions, _ = number_text.lines("sorting", 10, np.random.default_rng(1))
+    questions, _ = number_text.lines(Course("sorting"), 10, np.random.default_rng(1))
     assert questions[0] == sorting.question(sorting.parse(questions[0]))
 
 
 def test_no_list_of_the_probe_is_taught():
-    drawn = sorting.draw(np.random.default_rng(1), number_text.NUMBERS_A_STEP // 2, 2)
-    forbidden = frozenset(map(tuple, drawn[:5]))
-    questions, answers = number_text.lines("sorting", 2, np.random.default_rng(1), forbidden)
-    assert len(questions) == len(answers) == len(drawn) - 5
-    assert not {sorting.question(row) for row in drawn[:5]} & set(questions)
+    drawn, _ = number_text.lines(Course("sorting"), 2, np.random.default_rng(1))
+    forbidden = frozenset(tuple(given(question)) for question in drawn[:5])
+    taken = Course("sorting"), 2, np.random.default_rng(1), forbidden
+    questions, answers = number_text.lines(*taken)
+    assert questions == drawn[5:] and len(answers) == len(questions)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -99,17 +114,20 @@ def taught(described):
 
 def test_a_course_follows_from_task_steps_and_seed(fresh, taught):
     name = "model.language_model.layers.0.mlp.up_proj.weight"
-    first, again, task, steps, seed = (
+    first, again, *others = (
         taught(fresh(), *course)[name]
         for course in (("sorting", 2), ("sorting", 2), ("copying", 2), ("sorting", 3),
-                       ("sorting", 2, 1))
+                       ("sorting", 2, 1), ("sorting", 2, 0, 20), ("sorting", 2, 0, 50, 4),
+                       ("sorting", 2, 0, 50, 8, False), ("sorting", 2, 0, 50, 8, True, True))
     )  # fmt: skip
     torch.testing.assert_close(first, again, atol=0, rtol=0)
-    assert not any(torch.equal(first, other) for other in (task, steps, seed))
+    assert not any(torch.equal(first, other) for other in others)
 
 
-def test_the_tower_stays_and_the_language_side_learns(fresh, taught, tiny_backbone):
-    before, after = tiny_backbone.model.state_dict(), taught(fresh(), "sorting", 2)
+@pytest.mark.parametrize("muon", [False, True])
+def test_the_tower_stays_and_the_language_side_learns(fresh, taught, tiny_backbone, muon):
+    before = tiny_backbone.model.state_dict()
+    after = taught(fresh(), "sorting", 2, 0, 50, 8, True, muon)
     same = {name: torch.equal(before[name], after[name]) for name in before}
     assert all(same[name] for name in same if "visual" in name)
     assert not any(same[name] for name in same if "proj.weight" in name and "visual" not in name)
@@ -118,10 +136,10 @@ def test_the_tower_stays_and_the_language_side_learns(fresh, taught, tiny_backbo
 def test_text_that_is_taught_becomes_likelier(fresh, taught):
     backbone = fresh()
     rng = np.random.default_rng(8)
-    held_out = number_text.lines("sorting", 3, rng)
-    before = float(number_text._loss(backbone, *held_out))
+    held_out = number_text.lines(Course("sorting"), 3, rng)
+    before = float(number_text.text_loss(backbone, *held_out))
     taught(backbone, "sorting", 40)
-    assert float(number_text._loss(backbone, *held_out)) < before / 2
+    assert float(number_text.text_loss(backbone, *held_out)) < before / 2
 
 
 def test_captions_are_taught_along(fresh, taught, described):
@@ -144,7 +162,7 @@ def test_the_loss_is_that_of_the_model_itself(tiny_backbone):
     batch = encode(tiny_backbone, questions, answers, [None, None])
     with torch.no_grad():
         expected = tiny_backbone.model(**batch).loss
-        found = number_text._loss(tiny_backbone, questions, answers)
+        found = number_text.text_loss(tiny_backbone, questions, answers)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

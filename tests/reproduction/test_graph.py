@@ -12,6 +12,7 @@ import pytest
 from small_notebooks import write
 
 from realqa_utils.experiments import chain_length, granularity_length
+from realqa_utils.number_sorting import sorting_length
 from realqa_utils.records import results
 from realqa_utils.records.results import CLAIM_COLUMNS
 from realqa_utils.reproduction import graph
@@ -102,7 +103,11 @@ def test_what_a_change_makes_out_of_date(folder, root, change, expected):
 
 
 def test_what_notebooks_show_is_what_the_command_writes():
-    assert {"03": granularity_length.STEM, "08": chain_length.STEM} == graph.SHOWN
+    assert graph.SHOWN == {
+        "03": granularity_length.STEM,
+        "04": sorting_length.STEM,
+        "08": chain_length.STEM,
+    }
 
 
 def test_outputs_of_a_notebook_decide_nothing(folder):
