@@ -1,8 +1,9 @@
 """Table 3 with models that can sort: `realqa lengths sorting`.
 
-The courses of notebook 04 end where sorting begins. Here they are three times as long, with four
-times the text in every step, and four times the captions, as many as in pretraining: of smaller
-batches the model loses what it sees. The same probe, fine-tuning and claim follow.
+The courses of notebook 04 end where sorting begins. Here they are three times as long, with Muon,
+lists of any length all along, four times the text in every step, and four times the captions, as
+many as in pretraining: of smaller batches the model loses what it sees. The same probe, fine-tuning
+and claim follow.
 """
 
 from __future__ import annotations
