@@ -558,6 +558,7 @@ def test_two_processes_give_what_one_gives(saved, world, tmp_path):
     assert finish(two)["scored_now"] == 8  # batches 0 and 2 of three
     assert len(list((tmp_path / "two" / "parts").glob("*.jsonl"))) == 2
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
+    assert finish(two)["scored_now"] == 0
     assert two_processes_folders.score(saved, world, tmp_path / "two").scored_now == 0
 
 
