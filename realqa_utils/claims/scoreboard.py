@@ -20,6 +20,7 @@ from realqa_utils.records import provenance, results
 NOTEBOOK = "11_scoreboard"
 NOT_RUN = "not run"
 LONGER = ", longer"  # behind the name of a profile: what `realqa lengths` found
+SINGLE = "* one training"  # what a star beside an interval says
 #: Units of estimates; ranks have no unit, so the first two may share an axis.
 DIFFERENCE, CORRELATION, SQUARED = "difference of SRCC", "rank correlation", "squared points"
 #: Claim -> a short title, the unit of its estimate, the notebook that judges it.
@@ -110,6 +111,21 @@ def measured(row: Mapping) -> str:
     return comparison.cell(row, "+.2f" if row["unit"] == SQUARED else "+.3f")
 
 
+def is_single(row: Mapping) -> bool:
+    """Whether a verdict rests on one training: then its interval is one over photographs alone, and
+    says nothing of how much trainings differ."""
+    return len(str(row["seeds"]).split()) == 1
+
+
+def marked(row: Mapping) -> str:
+    """What `measured` gives, with a star where the verdict rests on one training.
+
+    >>> marked({"estimate": 0.1, "low": 0.0, "high": 0.2, "unit": "rank correlation", "seeds": "0"})
+    '+0.100 [+0.000, +0.200] *'
+    """
+    return f"{measured(row)} *" if is_single(row) else measured(row)
+
+
 def names(board: pd.DataFrame) -> list[str]:
     """The profiles of a board, each followed by what longer trainings gave on it."""
     found = list(dict.fromkeys(board["profile"]))
@@ -118,7 +134,7 @@ def names(board: pd.DataFrame) -> list[str]:
 
 def shown(board: pd.DataFrame) -> pd.DataFrame:
     """The board for reading: a row a claim, and what each profile says of it."""
-    said = [f"{row['verdict']} {measured(row)}".strip() for row in board.to_dict("records")]
+    said = [f"{row['verdict']} {marked(row)}".strip() for row in board.to_dict("records")]
     wide = board.assign(said=said).pivot(index="claim", columns="profile", values="said")
     wide = wide.loc[board["claim"].unique(), names(board)].fillna("")
     return wide.rename_axis(index=None, columns=None)
@@ -134,9 +150,11 @@ def summary(board: pd.DataFrame) -> str:
         lines.append(f"{profile}: {', '.join(said)} of {len(part)} claims.")
         for verdict in ("fails", "undecided"):
             lines += [
-                f"  {verdict}: {row['title']} ({place(row['claim'])}), {measured(row)}"
+                f"  {verdict}: {row['title']} ({place(row['claim'])}), {marked(row)}"
                 for row in part[part["verdict"] == verdict].to_dict("records")
             ]
+    if any(map(is_single, board.to_dict("records"))):
+        lines.append(f"{SINGLE}: the interval is over photographs alone.")
     return "\n".join(lines)
 
 

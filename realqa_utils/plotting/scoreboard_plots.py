@@ -9,7 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from realqa_utils.claims.scoreboard import NOT_RUN, SQUARED, measured, names, place
+from realqa_utils.claims.scoreboard import (
+    NOT_RUN,
+    SINGLE,
+    SQUARED,
+    is_single,
+    marked,
+    names,
+    place,
+)
 from realqa_utils.plotting.plots import ACCENT, INK, SECOND
 
 #: Dark enough for words on white.
@@ -38,18 +46,19 @@ def forest(board: pd.DataFrame) -> Figure:
     for axis, (squared, part) in zip(axes[:, 0], facets.items(), strict=True):
         _facet(axis, part, profiles, 1 / most)
         axis.set_xlabel(AXES[squared], fontsize=10.5)
-    figure.legend(handles=_handles(profiles), loc="outside upper left", ncols=6, frameon=False,
+    figure.legend(handles=_handles(board), loc="outside upper left", ncols=6, frameon=False,
                   fontsize=10, handletextpad=0.3, columnspacing=1.2)  # fmt: skip
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # else each drawing moves it a little: other bytes
     return figure
 
 
-def _handles(profiles: list[str]) -> list[Line2D]:
+def _handles(board: pd.DataFrame) -> list[Line2D]:
     """The marker of each profile where there are several, then how to read the picture."""
+    profiles, single = names(board), any(map(is_single, board.to_dict("records")))
     markers = [(name, mark) for name, mark in zip(profiles, MARKERS, strict=False)]
-    how = ("95 % intervals; right of 0 speaks for the claim", "")
-    shown = [how] if len(profiles) == 1 else [*markers, how]
+    how = "95 % intervals, right of 0 for the claim" + f"; {SINGLE}" * single
+    shown = [(how, "")] if len(profiles) == 1 else [*markers, (how, "")]
     return [Line2D([], [], ls="", marker=mark, color=INK, label=label) for label, mark in shown]
 
 
@@ -85,7 +94,7 @@ def _heading(axis, y: float, row: pd.Series) -> None:
 def _interval(axis, y: float, row: dict, number: int, several: bool) -> None:
     verdict = f"{GLYPHS[number]} {row['verdict']}" if several else row["verdict"]
     _words(axis, y, verdict, row["verdict"])
-    _words(axis, y, measured(row), row["verdict"], points=76)
+    _words(axis, y, marked(row), row["verdict"], points=76)
     if pd.isna(row["estimate"]):
         return
     ends = np.abs(np.array([[row["low"]], [row["high"]]]) - row["estimate"])

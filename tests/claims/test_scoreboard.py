@@ -219,11 +219,31 @@ def test_what_was_not_run_takes_no_room(drawn, figures):
     assert np.mean(y[:4]) == list(scoreboard.CLAIMS).index("T4-two-extra-digits")
 
 
-def test_texts_lie_within_the_picture_and_apart(drawn):
+def test_a_verdict_of_one_training_has_a_star(drawn, figures):
+    claim, found = "S47-video-zero-shot", {"estimate": 0.7, "low": 0.6, "high": 0.8, "n": 200}
+    note = "* one training: the interval is over photographs alone."
+    for seeds, star in (((0, 1, 2), ""), ((0,), " *")):
+        results.record_claim("mini", claim, notebook="10", **found, seeds=seeds)
+        board = scoreboard.board(("mini", "photos"), figures)
+        cell = "+0.700 [+0.600, +0.800]" + star
+        assert scoreboard.shown(board).loc[claim, "mini"] == f"holds {cell}"
+        assert (note in scoreboard.summary(board).splitlines()) == bool(star)
+        figure = drawn("mini", "photos")
+        assert cell in words(figure.axes[0])
+        assert figure.legends[0].get_texts()[-1].get_text().endswith("* one training") == bool(star)
+    stars = [word for axis in figure.axes for word in words(axis) if word.endswith("*")]
+    assert stars == [cell]  # what was not run has none
+
+
+def test_texts_lie_within_the_picture_and_apart(drawn, figures):
+    found = {"estimate": 0.123, "low": -0.123, "high": 0.423, "n": 200, "seeds": (0,)}
+    for profile, longer in (("photos", False), ("mini", True)):  # the longest line, widest legend
+        results.record_claim(profile, "T4-two-extra-digits", notebook="05", **found, longer=longer)
     figure = drawn("mini", "photos")
     figure.canvas.draw()
-    boxes = [text.get_window_extent() for axis in figure.axes for text in axis.texts
-             if text.get_text()]  # fmt: skip
+    texts = [*(text for axis in figure.axes for text in axis.texts), *figure.legends[0].get_texts()]
+    assert texts[-1].get_text().endswith("* one training")
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
     canvas = figure.bbox
     assert all(canvas.x0 <= box.x0 and box.x1 <= canvas.x1 for box in boxes)
     pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
