@@ -112,8 +112,8 @@ def measured(row: Mapping) -> str:
 
 
 def is_single(row: Mapping) -> bool:
-    """Whether a verdict rests on one training: then its interval is one over photographs alone, and
-    says nothing of how much trainings differ."""
+    """Whether a verdict rests on one training: then its interval says nothing of how much trainings
+    differ."""
     return len(str(row["seeds"]).split()) == 1
 
 
@@ -154,7 +154,7 @@ def summary(board: pd.DataFrame) -> str:
                 for row in part[part["verdict"] == verdict].to_dict("records")
             ]
     if any(map(is_single, board.to_dict("records"))):
-        lines.append(f"{SINGLE}: the interval is over photographs alone.")
+        lines.append(f"{SINGLE}: the interval says nothing of how trainings differ.")
     return "\n".join(lines)
 
 

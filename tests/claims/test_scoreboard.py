@@ -221,7 +221,7 @@ def test_what_was_not_run_takes_no_room(drawn, figures):
 
 def test_a_verdict_of_one_training_has_a_star(drawn, figures):
     claim, found = "S47-video-zero-shot", {"estimate": 0.7, "low": 0.6, "high": 0.8, "n": 200}
-    note = "* one training: the interval is over photographs alone."
+    note = "* one training: the interval says nothing of how trainings differ."
     for seeds, star in (((0, 1, 2), ""), ((0,), " *")):
         results.record_claim("mini", claim, notebook="10", **found, seeds=seeds)
         board = scoreboard.board(("mini", "photos"), figures)
